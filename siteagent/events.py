@@ -1,0 +1,407 @@
+"""Everything that happens, as frozen values: one vocabulary for log, journal, hooks and status.
+
+An edge reports a fact by ``emit(SessionOpened(...))`` and decides nothing by it. Events carry no time: whoever
+collects them stamps them (`Stamped`), so that a test's clock reaches everywhere. The name that people meet
+(``session.opened``) and the order of the fields in a log line are those of the class. ``docs/events.md`` is printed
+from this module.
+
+Units stand in the names or are: ``bytes`` octets, ``seconds`` durations. ``round``, ``session`` and ``message`` are
+ids; ``message`` is the unique part of the Maildir file name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from enum import Enum, StrEnum
+from typing import ClassVar
+
+FieldValue = str | int | float | bool | tuple[str, ...] | None
+
+
+class Severity(StrEnum):
+    """Decided by what must happen next: nothing, somebody may want to look, somebody must act."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Outcome(StrEnum):
+    """How a round ended. ``drained`` is an inference (ETRN has no end mark); silence is never called success."""
+
+    DRAINED = "drained"
+    NOTHING = "nothing"
+    SILENT = "silent"
+    INCOMPLETE = "incomplete"
+    ASKED = "asked"
+    REFUSED = "refused"
+    FAILED = "failed"
+    LINK_LOST = "link-lost"
+
+
+class NodeOutcome(StrEnum):
+    """What the provider's answer for one node means."""
+
+    STARTED = "started"
+    NOTHING = "nothing"
+    REFUSED = "refused"
+    RETRY = "retry"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events. `name` and `severity` belong to the class."""
+
+    name: ClassVar[str] = ""
+    severity: ClassVar[Severity] = Severity.INFO
+
+    def values(self) -> dict[str, FieldValue]:
+        """Field name to plain value, in the order of the class; enums as their text."""
+        out: dict[str, FieldValue] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            out[field.name] = value.value if isinstance(value, Enum) else value
+        return out
+
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """An event and when it was collected, in UTC."""
+
+    at: datetime
+    event: Event
+
+
+# --- the agent itself ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentReady(Event):
+    """Every part runs; the listener takes connections (or there is none: ask-only)."""
+
+    name: ClassVar[str] = "agent.ready"
+    hostname: str
+    listening: tuple[str, ...]
+    providers: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentStopping(Event):
+    """No new session and no new round from here on."""
+
+    name: ClassVar[str] = "agent.stopping"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigReloaded(Event):
+    """A changed configuration counts from the next session and the next round on."""
+
+    name: ClassVar[str] = "config.reloaded"
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigRejected(Event):
+    """A changed configuration has problems, and the one in force stays."""
+
+    name: ClassVar[str] = "config.rejected"
+    severity: ClassVar[Severity] = Severity.ERROR
+    path: str
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartFailed(Event):
+    """A part of the agent fell over and is started again; `seconds` until then."""
+
+    name: ClassVar[str] = "part.failed"
+    severity: ClassVar[Severity] = Severity.ERROR
+    part: str
+    reason: str
+    seconds: float
+
+
+# --- the line ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A way to a provider: the interface that its route leaves by, our address on it, the next hop if there is one."""
+
+    interface: str
+    source: str
+    gateway: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp(Event):
+    """There is a way to `provider` where there was none. `cause`: what made us look."""
+
+    name: ClassVar[str] = "link.up"
+    provider: str
+    interface: str
+    source: str
+    gateway: str | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkChanged(Event):
+    """The way to `provider` leads over another interface or from another address now."""
+
+    name: ClassVar[str] = "link.changed"
+    provider: str
+    interface: str
+    source: str
+    gateway: str | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkDown(Event):
+    """There is no way to `provider` any more."""
+
+    name: ClassVar[str] = "link.down"
+    provider: str
+    interface: str
+    cause: str
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundStarted(Event):
+    """From the decision to ask until all has arrived, or has not."""
+
+    name: ClassVar[str] = "round.started"
+    round: str
+    provider: str
+    cause: str
+    method: str
+    nodes: tuple[str, ...]
+    interface: str
+    requests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskAnswered(Event):
+    """The provider's answer for one node. `promised` is its count of messages, where it told one."""
+
+    name: ClassVar[str] = "ask.answered"
+    round: str
+    provider: str
+    node: str
+    outcome: NodeOutcome
+    code: int | None
+    text: str
+    promised: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskFailed(Event):
+    """The conversation with the provider did not get through. `stage`: connect, greeting, ehlo, starttls, auth, ask."""
+
+    name: ClassVar[str] = "ask.failed"
+    severity: ClassVar[Severity] = Severity.WARNING
+    round: str
+    provider: str
+    stage: str
+    code: int | None
+    reason: str
+    temporary: bool
+    fix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundEnded(Event):
+    """A round is over; the figures are those of its sessions. `next_seconds` until the next ask, if one is planned."""
+
+    name: ClassVar[str] = "round.ended"
+    round: str
+    provider: str
+    outcome: Outcome
+    sessions: int
+    messages: int
+    files: int
+    duplicates: int
+    refused: int
+    bytes: int
+    wire_bytes: int
+    seconds: float
+    link_interface: str
+    reason: str = ""
+    next_seconds: float | None = None
+
+
+# --- receiving --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOpened(Event):
+    """An allowed peer is being greeted."""
+
+    name: ClassVar[str] = "session.opened"
+    session: str
+    provider: str | None
+    round: str | None
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRefused(Event):
+    """A peer was turned away before any command. `expected`: a provider's connection was awaited at that moment."""
+
+    name: ClassVar[str] = "session.refused"
+    peer: str
+    code: int
+    reason: str
+    expected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageAccepted(Event):
+    """Durable in our spool, and therefore answered 250. `seconds` from MAIL to the commit."""
+
+    name: ClassVar[str] = "message.accepted"
+    message: str
+    session: str
+    provider: str | None
+    round: str | None
+    sender: str
+    recipients: tuple[str, ...]
+    bytes: int
+    wire_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageStored(Event):
+    """One file of a message stands in a mailbox, whole and synced."""
+
+    name: ClassVar[str] = "message.stored"
+    message: str
+    mailbox: str
+    file: str
+    bytes: int
+    round: str | None = None
+    provider: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageDuplicate(Event):
+    """Came again for these recipients, who have it from an earlier session: answered 250, filed no second time."""
+
+    name: ClassVar[str] = "message.duplicate"
+    message: str
+    session: str
+    provider: str | None
+    round: str | None
+    sender: str
+    recipients: tuple[str, ...]
+    first: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRefused(Event):
+    """A sender, recipient or message was answered 4yz or 5yz. `recipient` is empty where the whole message was."""
+
+    name: ClassVar[str] = "message.refused"
+    severity: ClassVar[Severity] = Severity.WARNING
+    session: str
+    provider: str | None
+    round: str | None
+    sender: str
+    recipient: str
+    code: int
+    reason: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilingFailed(Event):
+    """An accepted message could not be put into its mailbox; it stays in the spool and is tried again."""
+
+    name: ClassVar[str] = "filing.failed"
+    severity: ClassVar[Severity] = Severity.ERROR
+    message: str
+    mailbox: str
+    reason: str
+    tries: int
+    next_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClosed(Event):
+    """A session is over. `clean`: the peer said QUIT (or hung up between messages), and no answer of ours was 4yz."""
+
+    name: ClassVar[str] = "session.closed"
+    session: str
+    provider: str | None
+    round: str | None
+    peer: str
+    messages: int
+    bytes: int
+    wire_bytes: int
+    seconds: float
+    clean: bool
+    reason: str
+
+
+# --- telling somebody -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarningRaised(Event):
+    """Something stands that a person should know. `warning` names the kind, `subject` what it is about."""
+
+    name: ClassVar[str] = "warning.raised"
+    severity: ClassVar[Severity] = Severity.WARNING
+    warning: str
+    subject: str
+    text: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarningCleared(Event):
+    """A warning no longer stands."""
+
+    name: ClassVar[str] = "warning.cleared"
+    warning: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookFailed(Event):
+    """An operator's command could not be run, ended with an error, or took too long."""
+
+    name: ClassVar[str] = "hook.failed"
+    severity: ClassVar[Severity] = Severity.ERROR
+    event: str
+    command: str
+    reason: str
+
+
+def by_name() -> Mapping[str, type[Event]]:
+    """Every event class by the name that people meet, in the order of this module."""
+    return {cls.name: cls for cls in Event.__subclasses__()}
+
+
+_DOC_BREAK = re.compile(r"\s+")
+
+
+def summary(cls: type[Event]) -> str:
+    """The first paragraph of the class's docstring, on one line: what ``docs/events.md`` and ``--help`` print."""
+    return _DOC_BREAK.sub(" ", (cls.__doc__ or "").split("\n\n")[0]).strip()

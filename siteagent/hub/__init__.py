@@ -1,0 +1,1 @@
+"""The provider half: holds mail for sites and releases it on demand."""

@@ -1,0 +1,1 @@
+"""Our client side, on aiosmtplib: connect, ask."""

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
 FieldValue = str | int | float | bool | tuple[str, ...] | None
 
@@ -63,10 +64,16 @@ class Event:
     def values(self) -> dict[str, FieldValue]:
         """Field name to plain value, in the order of the class; enums as their text."""
         out: dict[str, FieldValue] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            out[field.name] = value.value if isinstance(value, Enum) else value
+        kind: Any = type(self)
+        for name in _names(kind):
+            value = getattr(self, name)
+            out[name] = value.value if isinstance(value, Enum) else value
         return out
+
+
+@cache
+def _names(kind: type[Event]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 Emit = Callable[[Event], None]
@@ -177,6 +184,17 @@ class LinkDown(Event):
     cause: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineUsed(Event):
+    """A line was up for so long, and carried so much, since the last time this was said of it."""
+
+    name: ClassVar[str] = "line.used"
+    severity: ClassVar[Severity] = Severity.DEBUG
+    interface: str
+    seconds: float
+    wire_bytes: int
+
+
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +210,33 @@ class RoundStarted(Event):
     nodes: tuple[str, ...]
     interface: str
     requests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodChosen(Event):
+    """``method = "auto"`` came to another choice than the last time, or to its first one."""
+
+    name: ClassVar[str] = "method.chosen"
+    round: str
+    provider: str
+    method: str
+    port: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeforeAsk(Event):
+    """A provider is about to be asked; told to a hook alone, which is waited for. `attempt` counts from 1.
+
+    The command may bring a dynamic name up to date. Exit code 75 delays the ask by a minute, ten times at most.
+    """
+
+    name: ClassVar[str] = "before.ask"
+    severity: ClassVar[Severity] = Severity.DEBUG
+    provider: str
+    interface: str
+    source: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +271,10 @@ class AskFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundEnded(Event):
-    """A round is over; the figures are those of its sessions. `next_seconds` until the next ask, if one is planned."""
+    """A round is over; the figures are those of its sessions. `next_seconds` until the next ask, if one is planned.
+
+    `wire_bytes` are those of sessions and asks, both ways; `ask_bytes` is the part of the asks.
+    """
 
     name: ClassVar[str] = "round.ended"
     round: str
@@ -243,6 +291,7 @@ class RoundEnded(Event):
     link_interface: str
     reason: str = ""
     next_seconds: float | None = None
+    ask_bytes: int = 0
 
 
 # --- receiving --------------------------------------------------------------------------------------------------------
@@ -344,7 +393,11 @@ class FilingFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionClosed(Event):
-    """A session is over. `clean`: the peer said QUIT (or hung up between messages), and no answer of ours was 4yz."""
+    """A session is over.
+
+    `clean`: the peer said QUIT, or hung up between messages; it heard every 250 as far as the kernel can tell; and no
+    answer of ours was 4yz.
+    """
 
     name: ClassVar[str] = "session.closed"
     session: str
@@ -356,6 +409,113 @@ class SessionClosed(Event):
     wire_bytes: int
     seconds: float
     clean: bool
+    reason: str
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubReady(Event):
+    """The hub's listeners take connections; `messages` are held from before."""
+
+    name: ClassVar[str] = "hub.ready"
+    hostname: str
+    listening: tuple[str, ...]
+    nodes: int
+    messages: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAsked(Event):
+    """A site asked the hub for its mail; `code` is what it was told. `account` is empty without a login."""
+
+    name: ClassVar[str] = "node.asked"
+    method: str
+    argument: str
+    account: str
+    peer: str
+    code: int
+    nodes: tuple[str, ...]
+    messages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginFailed(Event):
+    """Somebody could not prove who they are. `blocked`: from here on that address is turned away for a while."""
+
+    name: ClassVar[str] = "login.failed"
+    severity: ClassVar[Severity] = Severity.WARNING
+    peer: str
+    mechanism: str
+    reason: str
+    blocked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageSent(Event):
+    """The site answered 250 for these recipients: held no longer."""
+
+    name: ClassVar[str] = "message.sent"
+    message: str
+    node: str
+    recipients: tuple[str, ...]
+    bytes: int
+    reply: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageHeld(Event):
+    """The site did not take a message for these recipients; it stays held, and is sent with the next ask."""
+
+    name: ClassVar[str] = "message.held"
+    severity: ClassVar[Severity] = Severity.WARNING
+    message: str
+    node: str
+    recipients: tuple[str, ...]
+    code: int | None
+    reason: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReturned(Event):
+    """A message is given up for these recipients. `notice`: a non-delivery notice left for its sender."""
+
+    name: ClassVar[str] = "message.returned"
+    severity: ClassVar[Severity] = Severity.WARNING
+    message: str
+    node: str
+    sender: str
+    recipients: tuple[str, ...]
+    reason: str
+    notice: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushEnded(Event):
+    """One release of a node's mail is over. `left` messages are held still; `reason` says why, where one is known."""
+
+    name: ClassVar[str] = "push.ended"
+    node: str
+    method: str
+    connections: int
+    messages: int
+    bytes: int
+    left: int
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolDamaged(Event):
+    """Something in the spool cannot be read; it is set aside, and the rest goes on."""
+
+    name: ClassVar[str] = "spool.damaged"
+    severity: ClassVar[Severity] = Severity.ERROR
+    what: str
     reason: str
 
 
@@ -389,7 +549,7 @@ class HookFailed(Event):
 
     name: ClassVar[str] = "hook.failed"
     severity: ClassVar[Severity] = Severity.ERROR
-    event: str
+    hook: str
     command: str
     reason: str
 

@@ -12,11 +12,14 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 import attrs
 
+from siteagent.config import hours
+
 Check = Callable[[Any], bool]
+_T = TypeVar("_T")
 
 
 def option(
@@ -52,7 +55,10 @@ def option(
     return attrs.field(default=default, metadata=metadata)
 
 
-section = attrs.define(frozen=True, slots=True, kw_only=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option,))
+def section(cls: type[_T]) -> type[_T]:
+    """One table of the file: an attrs class, frozen, with keyword arguments alone."""
+    return attrs.define(frozen=True, slots=True, kw_only=True)(cls)
 
 
 # --- what is allowed --------------------------------------------------------------------------------------------------
@@ -64,6 +70,10 @@ def _positive(value: float) -> bool:
 
 def _not_negative(value: float) -> bool:
     return value >= 0
+
+
+def _days(value: int) -> bool:
+    return 1 <= value <= 36_500  # a date so far from today exists
 
 
 def _port(value: int) -> bool:
@@ -85,6 +95,10 @@ def _schedule(value: tuple[float, ...]) -> bool:
 
 def _ask_every(value: float | str) -> bool:
     return value == "auto" if isinstance(value, str) else value == 0 or value >= 10
+
+
+def _push_every(value: float) -> bool:
+    return value == 0 or value >= 10
 
 
 def _fingerprint(value: str) -> bool:
@@ -111,6 +125,11 @@ def plain_name(value: str) -> bool:
 
 def _name_of_host(host: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in host).lstrip(".-")[:64]
+
+
+def _name_of_address(addresses: tuple[str, ...]) -> str:
+    local, _, domain = addresses[0].rpartition("@") if addresses else ("", "", "")
+    return _name_of_host(local or domain)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -180,6 +199,11 @@ class NotAdvertised(StrEnum):
     REFUSE = "refuse"
 
 
+class Heartbeat(StrEnum):
+    OFF = "off"
+    DAILY = "daily"
+
+
 class Open(StrEnum):
     ALWAYS = "always"
     ASKED = "asked"
@@ -204,6 +228,7 @@ class LogLevel(StrEnum):
 
 SECONDS = "a number of seconds, 0 or more"
 MORE_THAN_ZERO = "a number greater than 0"
+DAYS = "a whole number from 1 to 36500"
 
 
 # --- the tables of siteagent.toml -------------------------------------------------------------------------------------
@@ -248,6 +273,7 @@ class Link:
         "Hints from NetworkManager, pppd and others are files put here.",
         default=None,
         shown="`/run/siteagent-hook` for root and services, else `hints/` in the state directory",
+        sample='"/run/siteagent-hook"',
     )
 
 
@@ -271,6 +297,7 @@ class Provider:
         "For people: logs, status, `siteagent ask NAME`.",
         derived=lambda self: _name_of_host(self.host),
         shown="`host`",
+        sample='"isp"',
         allowed=NAME_ALLOWED,
         check=plain_name,
     )
@@ -283,6 +310,7 @@ class Provider:
         "The port to ask at.",
         derived=lambda self: 366 if self.method is Method.ATRN else 25,
         shown="25 for etrn and auto, 366 for atrn",
+        sample="25",
         allowed="a port from 1 to 65535",
         check=_port,
     )
@@ -290,7 +318,11 @@ class Provider:
         "Where `auto` asks by ATRN.", default=366, allowed="a port from 1 to 65535", check=_port, tentative=True
     )
     username: str | None = option(
-        "The account at the provider.", default=None, allowed="a name of at least one character", check=bool
+        "The account at the provider.",
+        default=None,
+        sample='"office"',
+        allowed="a name of at least one character",
+        check=bool,
     )
     tls: Tls = option(
         "`off`; `opportunistic`: encrypted where offered, but not verified, so no password is sent on it; `required`: "
@@ -299,11 +331,15 @@ class Provider:
             Tls.OPPORTUNISTIC if self.username is None and self.method is not Method.ATRN else Tls.REQUIRED
         ),
         shown="`opportunistic`; `required` with a username or ATRN",
+        sample='"opportunistic"',
     )
-    tls_ca_file: Path | None = option("Certificates to trust, PEM.", default=None, shown="the system's trust store")
+    tls_ca_file: Path | None = option(
+        "Certificates to trust, PEM.", default=None, shown="the system's trust store", sample='"/etc/ssl/isp.pem"'
+    )
     tls_fingerprint: str | None = option(
         "Trust exactly this certificate, signed by whom it may be.",
         default=None,
+        sample='"sha256:6c1f5d47ab…"',
         allowed='"sha256:" and 64 hexadecimal digits',
         check=_fingerprint,
     )
@@ -314,6 +350,7 @@ class Provider:
         "A file that holds the password, readable by its owner alone.",
         default=None,
         shown="the systemd credential `siteagent.<name>.password`, if there is one",
+        sample='"isp.password"',
     )
     peers: tuple[str, ...] = option(
         "Who may connect to us on its behalf: addresses, networks, host names, `spf:isp.example`.",
@@ -321,13 +358,32 @@ class Provider:
         shown="the addresses of `host`, often too few",
         sample='["203.0.113.0/24"]',
     )
-    reached_as: str | None = option("The name by which the provider finds us; used to explain silence.", default=None)
+    reached_as: str | None = option(
+        "The name by which the provider finds us; used to explain silence.",
+        default=None,
+        sample='"office.dyn.example"',
+    )
+    wait_for_address: bool = option(
+        "Ask only when `reached_as` leads to the address of the line, by the servers of its zone. For dynamic DNS: a "
+        "provider that is asked earlier sends to whoever has the old address now.",
+        default=False,
+        tentative=True,
+    )
     interfaces: tuple[str, ...] | None = option(
-        "Ask only when the route leaves by one of these.", default=None, shown="`interfaces` of `[link]`"
+        "Ask only when the route leaves by one of these.",
+        default=None,
+        shown="`interfaces` of `[link]`",
+        sample='["ppp*"]',
     )
     when_not_advertised: NotAdvertised = option(
         "What to do when the server does not list ETRN: some hide it and still do it.",
         default=NotAdvertised.TRY,
+        tentative=True,
+    )
+    learn_name_form: bool = option(
+        "Where a node is refused by 459 or 501, try `#name` for `name` (or `name` for `#name`) once, and remember what "
+        "worked.",
+        default=False,
         tentative=True,
     )
     ask_every_seconds: float | str = option(
@@ -355,11 +411,40 @@ class Provider:
         allowed=MORE_THAN_ZERO,
         check=_positive,
     )
+    gives_up_days: float = option(
+        "How long the provider keeps mail that it cannot hand over, before it returns it to the sender. `status` "
+        "says by it until when deferred mail can still be fetched; ask the provider.",
+        default=5.0,
+        allowed=MORE_THAN_ZERO,
+        check=_positive,
+        tentative=True,
+    )
+    heartbeat: Heartbeat = option(
+        "`daily`: once a day, while the line is up, send ourselves a message by this provider as `siteagent test` "
+        "does, and take it away when it arrives. A warning stands while it does not.",
+        default=Heartbeat.OFF,
+        tentative=True,
+    )
     defer_above_bytes: int = option(
         "Bigger messages get a temporary refusal and stay with the provider. 0: none.",
         default=0,
         allowed="0 or more",
         check=_not_negative,
+        tentative=True,
+    )
+
+
+@section
+class Windows:
+    """The hours in which the agent asks by itself. `siteagent ask` asks at any time."""
+
+    ask: tuple[str, ...] = option(
+        "Local times: `08:00-18:00`, `Mon-Fri 07:30-19:00`, `Sat,Sun 10:00-12:00`; `22:00-06:00` goes over midnight. "
+        "`[]`: always.",
+        default=(),
+        shown="[]",
+        allowed='a list of hours such as "08:00-18:00" or "Mon-Fri 22:00-06:00"',
+        check=lambda v: all(hours.is_window(window) for window in v),
         tentative=True,
     )
 
@@ -376,8 +461,8 @@ class Listener:
         allowed='a list of addresses with a port, such as "0.0.0.0:25" or "[::]:25"',
     )
     open: Open = option("`asked`: only while a round expects mail.", default=Open.ALWAYS, tentative=True)
-    tls_certificate: Path | None = option("Certificate chain for STARTTLS, PEM.", default=None)
-    tls_key: Path | None = option("Its private key, PEM.", default=None)
+    tls_certificate: Path | None = option("Certificate chain for STARTTLS, PEM.", default=None, sample='"cert.pem"')
+    tls_key: Path | None = option("Its private key, PEM.", default=None, sample='"key.pem"')
     require_tls: bool = option("Take no mail in clear.", default=False, tentative=True)
     proxy_protocol: bool = option(
         "Expect the PROXY protocol (v1 or v2) in front of every connection.", default=False, tentative=True
@@ -457,7 +542,10 @@ class Delivery:
         sample='["office.example"]',
     )
     postmaster: str | None = option(
-        "The mailbox that reads what is written to the postmaster.", default=None, shown="the first one"
+        "The mailbox that reads what is written to the postmaster.",
+        default=None,
+        shown="the first one",
+        sample='"alice"',
     )
     unknown_recipient: str = option(
         "Mail for a name that we do not know: `reject` it (550), `defer` it (451), or the name of a mailbox that "
@@ -479,7 +567,6 @@ class Delivery:
 class Mailbox:
     """One Maildir, and the addresses that it receives for."""
 
-    name: str = option("For people.", sample='"alice"', allowed=NAME_ALLOWED, check=plain_name)
     addresses: tuple[str, ...] = option(
         "Addresses; `@office.example` takes the rest of that domain.",
         sample='["alice@office.example"]',
@@ -489,8 +576,18 @@ class Mailbox:
     maildir: Path = option(
         "The Maildir; created, with tmp, new and cur, if its parent exists.", sample='"/var/mail/siteagent/alice"'
     )
+    name: str = option(
+        "For people.",
+        derived=lambda self: _name_of_address(self.addresses),
+        shown="what stands before the `@` of the first address",
+        sample='"alice"',
+        allowed=NAME_ALLOWED,
+        check=plain_name,
+    )
     reader: str | None = option(
-        "A local user who reads it: files are 0660. Without: 0600, read by whoever runs as our user.", default=None
+        "A local user who reads it: files are 0660. Without: 0600, read by whoever runs as our user.",
+        default=None,
+        sample='"alice"',
     )
 
 
@@ -508,7 +605,7 @@ class Hooks:
 class Journal:
     """The history of rounds and messages."""
 
-    keep_days: int = option("Older entries are dropped.", default=90, allowed="1 or more", check=_positive)
+    keep_days: int = option("Older entries are dropped.", default=90, allowed=DAYS, check=_days)
 
 
 @section
@@ -538,6 +635,7 @@ class Configuration:
     )
     link: Link = option("", factory=Link)
     provider: tuple[Provider, ...] = option("", default=())
+    windows: Windows = option("", factory=Windows)
     listener: Listener = option("", factory=Listener)
     limits: Limits = option("", factory=Limits)
     delivery: Delivery = option("", factory=Delivery)
@@ -548,8 +646,8 @@ class Configuration:
 
     @property
     def ask_only(self) -> bool:
-        """Layout B: another server receives; we only ask."""
-        return not self.listener.listen
+        """Layout B: another server receives; we only ask. By ATRN the mail comes to us even without a listener."""
+        return not self.listener.listen and all(provider.method is not Method.ATRN for provider in self.provider)
 
 
 # --- the tables of hub.toml -------------------------------------------------------------------------------------------
@@ -570,6 +668,13 @@ class Odmr:
         shown="[]",
         allowed='a list of addresses with a port, such as "0.0.0.0:366"',
     )
+    listen_tls: tuple[Endpoint, ...] = option(
+        "The same, with TLS from the first byte.",
+        default=(),
+        shown="[]",
+        allowed='a list of addresses with a port, such as "0.0.0.0:367"',
+        tentative=True,
+    )
 
 
 @section
@@ -586,22 +691,43 @@ class Node:
         check=bool,
     )
     recipients: tuple[str, ...] | None = option(
-        "The addresses that exist; others are refused.", default=None, shown="all of the domains"
+        "The addresses that exist; others are refused.",
+        default=None,
+        shown="all of the domains",
+        sample='["alice@office.example"]',
     )
-    recipients_file: Path | None = option("The same, one a line.", default=None)
+    recipients_file: Path | None = option("The same, one a line.", default=None, sample='"office.recipients"')
     deliver_to: str | None = option(
         "Where ETRN pushes to, `HOST:PORT`; never the address of the asker.",
         default=None,
         shown="ATRN only",
         sample='"office.example:25"',
     )
-    max_connections: int = option("Of one push.", default=5, allowed="from 1 to 50", check=lambda v: 1 <= v <= 50)
-    account: str | None = option("The name to log in with; ATRN always needs it.", default=None)
-    password_file: Path | None = option("A file that holds its password.", default=None)
-    etrn_without_auth: bool = option("Anyone may start this node's queue, as RFC 1985 has it.", default=False)
-    retain_days: int = option(
-        "Then a non-delivery notice goes to the sender.", default=30, allowed="1 or more", check=_positive
+    push_every_seconds: float = option(
+        "Push unasked so often, while something waits: for a site whose line is always there. 0: only when asked.",
+        default=0.0,
+        shown="0",
+        allowed="0, or a number of seconds from 10 on",
+        check=_push_every,
+        tentative=True,
     )
+    max_connections: int = option("Of one push.", default=5, allowed="from 1 to 50", check=lambda v: 1 <= v <= 50)
+    account: str | None = option(
+        "The name to log in with; ATRN always needs it.",
+        default=None,
+        sample='"office"',
+        allowed="a name of at least one character",
+        check=bool,
+    )
+    password_file: Path | None = option("A file that holds its password.", default=None, sample='"office.password"')
+    certificate_file: Path | None = option(
+        "The certificate that the site shows, PEM; AUTH EXTERNAL then needs no password.",
+        default=None,
+        sample='"office.pem"',
+        tentative=True,
+    )
+    etrn_without_auth: bool = option("Anyone may start this node's queue, as RFC 1985 has it.", default=False)
+    retain_days: int = option("Then a non-delivery notice goes to the sender.", default=30, allowed=DAYS, check=_days)
     max_queue_bytes: int = option(
         "What may wait for it.", default=1_000_000_000, shown="1_000_000_000", allowed="1 or more", check=_positive
     )
@@ -615,7 +741,10 @@ class Notices:
     """Non-delivery notices."""
 
     relay: str | None = option(
-        "Where they leave by, `HOST:PORT`.", default=None, shown="what expires is held and shown"
+        "Where they leave by, `HOST:PORT`.",
+        default=None,
+        shown="what expires is held and shown",
+        sample='"smtp.example:25"',
     )
 
 
@@ -625,7 +754,10 @@ class HubConfiguration:
 
     hostname: str = option("As in siteagent.toml.", default="", shown="the host's own name", sample='"hub.example"')
     state_directory: Path | None = option(
-        "What is held, and the journal: mail.", default=None, shown="`$STATE_DIRECTORY`, else the system's place for it"
+        "What is held, and the journal: mail.",
+        default=None,
+        shown="`$STATE_DIRECTORY`, else the system's place for it",
+        sample='"/var/lib/siteagent-hub"',
     )
     listener: Listener = option("", factory=Listener)
     odmr: Odmr = option("", factory=Odmr)

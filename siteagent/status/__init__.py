@@ -1,0 +1,37 @@
+"""What goes on, in one snapshot: events are folded into it, the contract's JSON and one screen are made from it.
+
+Pure: time comes in with each event and as `now`. ``fold`` is the snapshot, ``screen`` what people see of it,
+``warnings`` decides when somebody must be told.
+"""
+
+from siteagent.status.fold import (
+    Document,
+    ListenerView,
+    ProviderView,
+    QueueView,
+    SessionView,
+    StatusFold,
+    timestamp,
+    urgent,
+)
+from siteagent.status.screen import Mood, Verdict, amount, moment, render, verdict
+from siteagent.status.warnings import KINDS, Warnings
+
+__all__ = [
+    "KINDS",
+    "Document",
+    "ListenerView",
+    "Mood",
+    "ProviderView",
+    "QueueView",
+    "SessionView",
+    "StatusFold",
+    "Verdict",
+    "Warnings",
+    "amount",
+    "moment",
+    "render",
+    "timestamp",
+    "urgent",
+    "verdict",
+]

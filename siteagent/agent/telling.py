@@ -1,0 +1,200 @@
+"""Every event, carried to everybody who wants it: log, snapshot, journal, hooks, and the parts that act on it.
+
+`Teller.emit` is the one `emit` of the agent. It stamps the event and never waits: what needs a disk has its own
+thread. The snapshot is written to ``status.json`` at once when a state, the line or a round changed, otherwise at
+most every half second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from collections.abc import Callable, Container
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from siteagent.events import (
+    Event,
+    FilingFailed,
+    MessageStored,
+    Outcome,
+    RoundEnded,
+    SessionOpened,
+    SessionRefused,
+    Severity,
+    Stamped,
+    WarningCleared,
+    WarningRaised,
+)
+from siteagent.logs import LogWriter
+from siteagent.status import Document, StatusFold, Warnings, urgent
+from siteagent.store.durable import replace_file
+
+STATUS_FILE = "status.json"
+CALM_SECONDS = 0.5
+RETRY_SECONDS = 15.0
+_OF_PROVIDERS = ("peer-refused", "silence", "refused", "held-back", "no-round", "tls", "heartbeat")
+
+Observer = Callable[[Event], None]
+_T = TypeVar("_T")
+
+
+class Teller:
+    """`observers` see each event after log, snapshot and journal have it, in order; what they emit comes behind it.
+
+    One that fails is told of, and costs neither the others nor whoever emitted anything.
+    """
+
+    def __init__(
+        self,
+        state_directory: Path,
+        *,
+        log: LogWriter,
+        record: Callable[[Stamped], None],
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._path = state_directory / STATUS_FILE
+        self._log = log
+        self._record = record
+        self._wall = wall
+        self.fold = StatusFold()
+        self.warnings = Warnings()
+        self.observers: list[Observer] = []
+        self.hooks: Callable[[Stamped], None] = lambda stamped: None
+        self.document: Callable[[], Document] = dict
+        self._waiting: deque[Event] = deque()
+        self._telling = False
+        self._changed = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="status")
+        self._failing: dict[str, set[str]] = {}
+        self._refused: dict[str, set[str]] = {}  # provider -> unlisted addresses that it seems to have
+        self._write_trouble = ""
+
+    def emit(self, event: Event) -> None:
+        """Tells everybody. On the loop's thread."""
+        self._waiting.append(event)
+        if self._telling:
+            return  # by whoever is at it, behind the event that is being told
+        self._telling = True
+        try:
+            while self._waiting:
+                self._tell(self._waiting.popleft())
+        finally:
+            self._telling = False
+
+    def _tell(self, event: Event) -> None:
+        stamped = Stamped(self._wall(), event)
+        self._log.write(stamped)
+        self.fold.fold(stamped)
+        self._record(stamped)
+        self._safely(self.hooks, stamped)
+        for observer in self.observers:
+            self._safely(observer, event)
+        for warning in self._warned(event):
+            self.emit(warning)
+        self.changed(now=urgent(event))
+
+    def _safely(self, hear: Callable[[_T], None], what: _T) -> None:
+        """A session that emits must not pay with a 451 for a hook's or a terminal's trouble."""
+        try:
+            hear(what)
+        except Exception as error:
+            self.note(f"whoever hears of events failed: {type(error).__name__}: {error}", severity=Severity.ERROR)
+
+    def note(self, text: str, *, severity: Severity = Severity.INFO) -> None:
+        """A line for the log that is no event."""
+        self._log.note(self._wall(), text, severity=severity)
+
+    def changed(self, *, now: bool = False) -> None:
+        """The snapshot differs from what was written."""
+        self._changed.set()
+        if now:
+            self._urgent.set()
+
+    # --- warnings -----------------------------------------------------------------------------------------------------
+
+    def _warned(self, event: Event) -> list[WarningRaised | WarningCleared]:
+        """What a person must be told because of `event`."""
+        found: list[WarningRaised | WarningCleared | None] = []
+        match event:
+            case SessionRefused():
+                for provider in event.expected:
+                    self._refused.setdefault(provider, set()).add(event.peer)
+                    text = f"{provider} seems to connect from {event.peer} now"
+                    fix = f'add "{event.peer}" to peers of provider {provider}, if it is the provider'
+                    found.append(self.warnings.raise_("peer-refused", provider, text, fix))
+            case SessionOpened(provider=str(name)) if event.peer in self._refused.get(name, ()):
+                found.append(self._known_again(name))
+            case RoundEnded(outcome=Outcome.DRAINED):
+                found.append(self._known_again(event.provider))
+                found.append(self.warnings.clear("refused", event.provider))
+            case RoundEnded(outcome=Outcome.REFUSED):
+                text = f"{event.provider} refuses to send our mail: {event.reason}"
+                fix = f"run `siteagent doctor`; the log of round {event.round} says what it wants"
+                found.append(self.warnings.raise_("refused", event.provider, text, fix))
+            case RoundEnded(outcome=Outcome.NOTHING | Outcome.SILENT | Outcome.ASKED):
+                found.append(self.warnings.clear("refused", event.provider))
+            case FilingFailed():
+                self._failing.setdefault(event.mailbox, set()).add(event.message)
+                text = f"mail for {event.mailbox} cannot be filed: {event.reason}"
+                fix = "mend that, then run `siteagent queue retry`; nothing is lost meanwhile"
+                found.append(self.warnings.raise_("cannot-file", event.mailbox, text, fix))
+            case MessageStored():
+                failing = self._failing.get(event.mailbox, set())
+                failing.discard(event.message)
+                if not failing:
+                    found.append(self.warnings.clear("cannot-file", event.mailbox))
+        return [warning for warning in found if warning is not None]
+
+    def _known_again(self, provider: str) -> WarningCleared | None:
+        """It brought its mail after all, or its new address is in the list now."""
+        self._refused.pop(provider, None)
+        return self.warnings.clear("peer-refused", provider)
+
+    def only_about(self, providers: Container[str]) -> None:
+        """Clears the warnings about providers that are not in the configuration any more: nothing else ever would."""
+        for kind in _OF_PROVIDERS:
+            for subject in self.warnings.standing(kind):
+                if subject not in providers and (cleared := self.warnings.clear(kind, subject)) is not None:
+                    self.emit(cleared)
+
+    # --- status.json --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keeps ``status.json`` up to date, until cancelled."""
+        while True:
+            await self._changed.wait()
+            written = await self.write()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CALM_SECONDS if written else RETRY_SECONDS):
+                    await self._urgent.wait()
+
+    async def write(self) -> bool:
+        """Writes the snapshot as it is now. Trouble with the disk is said once, and never stops the agent.
+
+        False: it could not be written, and is still to be.
+        """
+        self._changed.clear()
+        self._urgent.clear()
+        # What a peer said may hold what UTF-8 cannot say: it becomes an escape, as JSON has them.
+        data = json.dumps(self.document(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writer, lambda: replace_file(self._path, data, mode=0o644))
+        except OSError as error:
+            trouble = f"cannot write {self._path}: {error.strerror or error}"
+            if trouble != self._write_trouble:
+                self._write_trouble = trouble
+                self.note(trouble, severity=Severity.ERROR)
+            self._changed.set()
+            return False
+        self._write_trouble = ""
+        return True
+
+    def close(self) -> None:
+        self._writer.shutdown(wait=True)

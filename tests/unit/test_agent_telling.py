@@ -1,0 +1,285 @@
+"""`agent.telling`: everybody hears of every event, and status.json follows."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from siteagent.agent import telling
+from siteagent.agent.telling import STATUS_FILE, Teller
+from siteagent.events import (
+    ConfigReloaded,
+    Event,
+    FilingFailed,
+    LinkUp,
+    MessageStored,
+    Outcome,
+    RoundEnded,
+    SessionOpened,
+    SessionRefused,
+    Stamped,
+)
+from siteagent.logs import LogWriter
+
+AT = datetime(2026, 11, 22, 8, tzinfo=UTC)
+RELOADED = ConfigReloaded(path="x")
+
+
+class Bench:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log = io.StringIO()
+        self.recorded: list[str] = []
+        self.heard: list[str] = []
+        self.teller = Teller(directory, log=LogWriter(self.log), record=self._record, wall=lambda: AT)
+        self.teller.document = lambda: {"heard": list(self.heard)}
+        self.teller.observers.append(lambda event: self.heard.append(event.name))
+
+    def _record(self, stamped: Stamped) -> None:
+        self.recorded.append(stamped.event.name)
+
+    def emit(self, *events: Event) -> list[str]:
+        """The warnings that `events` led to: ``raised isp``."""
+        before = len(self.heard)
+        told: list[str] = []
+
+        def note(event: Event) -> None:
+            if event.name in ("warning.raised", "warning.cleared"):
+                told.append(f"{event.name[8:]} {getattr(event, 'warning', '')} {getattr(event, 'subject', '')}")
+
+        self.teller.observers.append(note)
+        for event in events:
+            self.teller.emit(event)
+        self.teller.observers.remove(note)
+        assert len(self.heard) > before
+        return told
+
+    @property
+    def status(self) -> Path:
+        return self.directory / STATUS_FILE
+
+    def shown(self) -> int:
+        return len(json.loads(self.status.read_bytes())["heard"])
+
+
+def on(directory: Path, scene: Callable[[Bench], Awaitable[None]]) -> None:
+    async def work() -> None:
+        bench = Bench(directory)
+        try:
+            await scene(bench)
+        finally:
+            bench.teller.close()
+
+    asyncio.run(work())
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def ended(outcome: Outcome, provider: str = "isp") -> RoundEnded:
+    return RoundEnded(
+        round="r", provider=provider, outcome=outcome, sessions=0, messages=0, files=0, duplicates=0, refused=0,
+        bytes=0, wire_bytes=0, seconds=1.0, link_interface="ppp0", reason="",
+    )  # fmt: skip
+
+
+def refused(peer: str = "198.51.100.9", *expected: str) -> SessionRefused:
+    return SessionRefused(peer=peer, code=421, reason="not in the list", expected=expected)
+
+
+def opened(peer: str, provider: str | None = "isp") -> SessionOpened:
+    return SessionOpened(session="s", provider=provider, round=None, peer=peer)
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def test_log_journal_and_observers_hear_of_an_event(bench: Bench) -> None:
+    bench.teller.emit(RELOADED)
+    assert "config.reloaded" in bench.log.getvalue()
+    assert bench.recorded == bench.heard == ["config.reloaded"]
+
+
+def test_what_an_observer_emits_comes_behind_for_everybody(bench: Bench) -> None:
+    late: list[str] = []
+    bench.teller.observers.insert(0, lambda event: bench.teller.emit(RELOADED) if isinstance(event, LinkUp) else None)
+    bench.teller.observers.append(lambda event: late.append(event.name))
+    bench.teller.emit(LinkUp(provider="isp", interface="ppp0", source="s", gateway=None, cause="poll"))
+    assert late == bench.recorded == ["link.up", "config.reloaded"]
+
+
+@pytest.mark.parametrize("where", ["observer", "hooks"])
+def test_one_that_fails_costs_neither_the_others_nor_whoever_emitted(bench: Bench, where: str) -> None:
+    def fails(what: object) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    if where == "hooks":
+        bench.teller.hooks = fails
+    else:
+        bench.teller.observers.insert(0, fails)
+    bench.teller.emit(RELOADED)
+    assert bench.heard == ["config.reloaded"]
+    assert "BrokenPipeError: nobody reads" in bench.log.getvalue()
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+def test_s1_a_refused_provider_is_warned_of_with_the_line_to_add(bench: Bench) -> None:
+    assert bench.emit(refused("198.51.100.9", "isp")) == ["raised peer-refused isp"]
+    assert 'add \\"198.51.100.9\\" to peers of provider isp' in bench.log.getvalue()
+
+
+def test_a_stranger_whom_nobody_awaits_is_no_warning(bench: Bench) -> None:
+    assert bench.emit(refused("198.51.100.9")) == []
+
+
+def test_a_refused_provider_that_knocks_again_is_one_warning(bench: Bench) -> None:
+    assert len(bench.emit(*[refused("198.51.100.9", "isp")] * 5)) == 1
+
+
+def test_a_drained_round_clears_it_and_no_other_outcome_does(bench: Bench) -> None:
+    bench.emit(refused("198.51.100.9", "isp"))
+    for outcome in set(Outcome) - {Outcome.DRAINED, Outcome.REFUSED}:
+        assert bench.emit(ended(outcome)) == []
+    assert bench.emit(ended(Outcome.DRAINED)) == ["cleared peer-refused isp"]
+
+
+def test_another_providers_drained_round_clears_nothing(bench: Bench) -> None:
+    bench.emit(refused("198.51.100.9", "isp"))
+    assert bench.emit(ended(Outcome.DRAINED, "other")) == []
+
+
+def test_the_refused_address_in_the_list_now_clears_it_at_its_first_session(bench: Bench) -> None:
+    bench.emit(refused("198.51.100.9", "isp"))
+    assert bench.emit(opened("203.0.113.1")) == [], "its old address says nothing"
+    assert bench.emit(opened("198.51.100.9", None)) == []
+    assert bench.emit(opened("198.51.100.9")) == ["cleared peer-refused isp"]
+
+
+def test_a_refusal_stands_until_the_provider_agrees(bench: Bench) -> None:
+    assert bench.emit(ended(Outcome.REFUSED)) == ["raised refused isp"]
+    assert bench.emit(ended(Outcome.FAILED)) == []
+    assert bench.emit(ended(Outcome.NOTHING)) == ["cleared refused isp"]
+
+
+def test_mail_that_cannot_be_filed_is_warned_of_until_all_of_it_is_filed(bench: Bench) -> None:
+    def failed(message: str) -> FilingFailed:
+        return FilingFailed(message=message, mailbox="alice", reason="disk full", tries=1, next_seconds=5)
+
+    def stored(message: str) -> MessageStored:
+        return MessageStored(message=message, mailbox="alice", file="f", bytes=1, round=None, provider=None)
+
+    assert bench.emit(failed("m1"), failed("m2")) == ["raised cannot-file alice"]
+    assert bench.emit(stored("m1"), stored("m9")) == []
+    assert bench.emit(stored("m2")) == ["cleared cannot-file alice"]
+
+
+def test_warnings_about_a_provider_that_is_gone_are_cleared_and_about_mailboxes_not(bench: Bench) -> None:
+    failed = FilingFailed(message="m", mailbox="alice", reason="disk full", tries=1, next_seconds=5)
+    bench.emit(refused("198.51.100.9", "gone"), ended(Outcome.REFUSED, "isp"), failed)
+    bench.teller.only_about({"isp"})
+    assert [bench.teller.warnings.standing(kind) for kind in ("peer-refused", "refused", "cannot-file")] == [
+        (), ("isp",), ("alice",),
+    ]  # fmt: skip
+    assert bench.heard[-1] == "warning.cleared"
+
+
+# --- status.json ------------------------------------------------------------------------------------------------------
+
+
+def test_the_snapshot_is_for_everybody_to_read(tmp_path: Path) -> None:
+    async def scene(bench: Bench) -> None:
+        before = os.umask(0o077)
+        try:
+            assert await bench.teller.write()
+        finally:
+            os.umask(before)
+
+    on(tmp_path, scene)
+    assert (tmp_path / STATUS_FILE).stat().st_mode & 0o777 == 0o644
+
+
+def test_what_utf_8_cannot_say_is_an_escape(tmp_path: Path) -> None:
+    async def scene(bench: Bench) -> None:
+        bench.teller.document = lambda: {"text": "caf\udce9 é"}
+        assert await bench.teller.write()
+
+    on(tmp_path, scene)
+    assert json.loads((tmp_path / STATUS_FILE).read_bytes()) == {"text": "caf\udce9 é"}
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_a_state_that_changed_is_written_at_once_and_anything_else_in_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "CALM_SECONDS", 0.3)
+
+    async def scene(bench: Bench) -> None:
+        task = asyncio.ensure_future(bench.teller.run())
+        bench.teller.emit(RELOADED)
+        await until(bench.status.exists)
+        bench.teller.emit(opened("p"))
+        await asyncio.sleep(0.05)
+        assert bench.shown() == 1, "calm"
+        bench.teller.emit(RELOADED)
+        await asyncio.sleep(0.05)
+        assert bench.shown() == 3, "urgent, with what waited"
+        task.cancel()
+
+    on(tmp_path, scene)
+
+
+def test_a_disk_that_refuses_is_told_once_and_the_snapshot_comes_when_it_takes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "CALM_SECONDS", 0.01)
+    monkeypatch.setattr(telling, "RETRY_SECONDS", 0.02)
+    gone = tmp_path / "state"
+
+    async def scene(bench: Bench) -> None:
+        task = asyncio.ensure_future(bench.teller.run())
+        bench.teller.emit(RELOADED)
+        await asyncio.sleep(0.15)
+        assert bench.log.getvalue().count("cannot write") == 1
+        gone.mkdir()
+        await until((gone / STATUS_FILE).exists)  # though nothing happened since
+        task.cancel()
+
+    on(gone, scene)
+
+
+def test_the_last_word_is_the_one_that_stands(tmp_path: Path) -> None:
+    async def scene(bench: Bench) -> None:
+        task = asyncio.ensure_future(bench.teller.run())
+        for _ in range(50):
+            bench.teller.emit(RELOADED)
+            await asyncio.sleep(0)
+        task.cancel()
+        await bench.teller.write()
+        assert bench.shown() == 50
+
+    on(tmp_path, scene)
+
+
+def test_a_warning_from_before_the_restart_is_not_said_again_and_can_be_cleared(tmp_path: Path) -> None:
+    first, second = Bench(tmp_path), Bench(tmp_path)
+    past: list[Stamped] = []
+    first.teller.observers.append(lambda event: past.append(Stamped(AT + timedelta(0), event)))
+    first.emit(refused("198.51.100.9", "isp"))
+    second.teller.warnings.restore(past)
+    assert second.emit(refused("198.51.100.9", "isp")) == []
+    assert second.emit(ended(Outcome.DRAINED)) == ["cleared peer-refused isp"]

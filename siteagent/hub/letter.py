@@ -1,0 +1,119 @@
+"""One message as it travels: SIZE, the lines in front of it, CRLF line ends, in pieces of any length.
+
+Nothing here holds more than a piece of a large message, and pieces of a file are read in a thread. A bare LF never
+leaves (RFC 5321 §2.3.8): the spool keeps line ends as LF, and each becomes CRLF again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from siteagent.wire.reply import Reply
+
+PIECE_BYTES = 262_144
+
+
+class Unreadable(Exception):
+    """The spool does not give the content; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """`size` as RFC 1870 counts it. The content is `data`, or stands in `file` behind `head` octets."""
+
+    id: int
+    message: str
+    sender: str
+    addresses: tuple[str, ...]
+    size: int
+    smtputf8: bool
+    eight_bit: bool
+    received: bytes
+    data: bytes | None
+    file: Path | None = None
+    head: int = 0
+    tries: int = 0
+
+    @property
+    def small(self) -> bytes | None:
+        """All of it, where it is in memory."""
+        return on_the_wire(self.received + self.data) if self.data is not None else None
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The whole content, CRLF line ends, whole lines or not. Raises Unreadable."""
+        if self.data is not None:
+            yield on_the_wire(self.received + self.data)
+            return
+        assert self.file is not None, "content is in memory, or in a file"
+        yield on_the_wire(self.received)
+        try:
+            file = await asyncio.to_thread(self.file.open, "rb")
+        except OSError as error:
+            raise Unreadable(f"{self.file}: {error.strerror}") from error
+        try:
+            await asyncio.to_thread(file.seek, self.head)
+            held = b""
+            while piece := await asyncio.to_thread(_read, file):
+                piece = held + piece
+                # A CR at the end may belong to the LF that follows.
+                held = b"\r" if piece.endswith(b"\r") else b""
+                yield on_the_wire(piece[: len(piece) - len(held)])
+            if held:
+                yield held
+        except OSError as error:
+            raise Unreadable(f"{self.file}: {error.strerror}") from error
+        finally:
+            await asyncio.to_thread(file.close)
+
+
+def on_the_wire(text: bytes) -> bytes:
+    """`text` with CRLF for each LF, whether one stood there or not."""
+    if b"\r\n" in text:
+        text = text.replace(b"\r\n", b"\n")
+    return text.replace(b"\n", b"\r\n")
+
+
+class Stuffer:
+    """Doubles the dots that begin a line (RFC 5321 §4.5.2), over any pieces; `end` closes the message."""
+
+    def __init__(self) -> None:
+        self._last = b"\r\n"
+
+    def stuffed(self, piece: bytes) -> bytes:
+        """Of `piece`, CRLF line ends. A CRLF may be split between two pieces."""
+        if not piece:
+            return b""
+        joined = self._last + piece
+        out = joined.replace(b"\r\n.", b"\r\n..")[len(self._last) :]
+        self._last = joined[-2:]
+        return out
+
+    @property
+    def end(self) -> bytes:
+        return b".\r\n" if self._last == b"\r\n" else b"\r\n.\r\n"
+
+
+@dataclass(slots=True)
+class Result:
+    """What the site said to one message: the answer for each address, None where none came."""
+
+    letter: Letter
+    answers: dict[str, Reply | None]
+    why: str = ""
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        return tuple(address for address, reply in self.answers.items() if reply is not None and reply.code // 100 == 2)
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """For good: 5yz."""
+        return tuple(address for address, reply in self.answers.items() if reply is not None and reply.permanent)
+
+
+def _read(file: BinaryIO) -> bytes:
+    return file.read(PIECE_BYTES)

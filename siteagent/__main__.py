@@ -1,0 +1,16 @@
+"""``siteagent`` and ``python -m siteagent``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    from siteagent.cli.main import main as command_line
+
+    sys.exit(command_line())
+
+
+if __name__ == "__main__":
+    main()

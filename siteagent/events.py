@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import Enum, StrEnum
 from functools import cache
 from typing import Any, ClassVar
+
+import attrs
 
 FieldValue = str | int | float | bool | tuple[str, ...] | None
 
@@ -54,7 +55,7 @@ class NodeOutcome(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class Event:
     """Base of all events. `name` and `severity` belong to the class."""
 
@@ -73,13 +74,13 @@ class Event:
 
 @cache
 def _names(kind: type[Event]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+    return tuple(field.name for field in attrs.fields(kind))
 
 
 Emit = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Stamped:
     """An event and when it was collected, in UTC."""
 
@@ -90,7 +91,7 @@ class Stamped:
 # --- the agent itself ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class AgentReady(Event):
     """Every part runs; the listener takes connections (or there is none: ask-only)."""
 
@@ -101,7 +102,7 @@ class AgentReady(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class AgentStopping(Event):
     """No new session and no new round from here on."""
 
@@ -109,7 +110,7 @@ class AgentStopping(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class ConfigReloaded(Event):
     """A changed configuration counts from the next session and the next round on."""
 
@@ -117,7 +118,7 @@ class ConfigReloaded(Event):
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class ConfigRejected(Event):
     """A changed configuration has problems, and the one in force stays."""
 
@@ -127,7 +128,7 @@ class ConfigRejected(Event):
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class PartFailed(Event):
     """A part of the agent fell over and is started again; `seconds` until then."""
 
@@ -141,7 +142,7 @@ class PartFailed(Event):
 # --- the line ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@attrs.frozen
 class Line:
     """A way to a provider: the interface that its route leaves by, our address on it, the next hop if there is one."""
 
@@ -150,7 +151,7 @@ class Line:
     gateway: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class LinkUp(Event):
     """There is a way to `provider` where there was none. `cause`: what made us look."""
 
@@ -162,7 +163,7 @@ class LinkUp(Event):
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class LinkChanged(Event):
     """The way to `provider` leads over another interface or from another address now."""
 
@@ -174,7 +175,7 @@ class LinkChanged(Event):
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class LinkDown(Event):
     """There is no way to `provider` any more."""
 
@@ -184,7 +185,7 @@ class LinkDown(Event):
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class LineUsed(Event):
     """A line was up for so long, and carried so much, since the last time this was said of it."""
 
@@ -198,7 +199,7 @@ class LineUsed(Event):
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class RoundStarted(Event):
     """From the decision to ask until all has arrived, or has not."""
 
@@ -212,7 +213,7 @@ class RoundStarted(Event):
     requests: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MethodChosen(Event):
     """``method = "auto"`` came to another choice than the last time, or to its first one."""
 
@@ -224,7 +225,7 @@ class MethodChosen(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class BeforeAsk(Event):
     """A provider is about to be asked; told to a hook alone, which is waited for. `attempt` counts from 1.
 
@@ -239,7 +240,7 @@ class BeforeAsk(Event):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class AskAnswered(Event):
     """The provider's answer for one node. `promised` is its count of messages, where it told one."""
 
@@ -254,7 +255,7 @@ class AskAnswered(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class AskFailed(Event):
     """The conversation with the provider did not get through. `stage`: connect, greeting, ehlo, starttls, auth, ask."""
 
@@ -269,7 +270,7 @@ class AskFailed(Event):
     fix: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class RoundEnded(Event):
     """A round is over; the figures are those of its sessions. `next_seconds` until the next ask, if one is planned.
 
@@ -297,7 +298,7 @@ class RoundEnded(Event):
 # --- receiving --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class SessionOpened(Event):
     """An allowed peer is being greeted."""
 
@@ -308,7 +309,7 @@ class SessionOpened(Event):
     peer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class SessionRefused(Event):
     """A peer was turned away before any command. `expected`: a provider's connection was awaited at that moment."""
 
@@ -319,7 +320,7 @@ class SessionRefused(Event):
     expected: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MessageAccepted(Event):
     """Durable in our spool, and therefore answered 250. `seconds` from MAIL to the commit."""
 
@@ -335,7 +336,7 @@ class MessageAccepted(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MessageStored(Event):
     """One file of a message stands in a mailbox, whole and synced."""
 
@@ -348,7 +349,7 @@ class MessageStored(Event):
     provider: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MessageDuplicate(Event):
     """Came again for these recipients, who have it from an earlier session: answered 250, filed no second time."""
 
@@ -362,7 +363,7 @@ class MessageDuplicate(Event):
     first: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MessageRefused(Event):
     """A sender, recipient or message was answered 4yz or 5yz. `recipient` is empty where the whole message was."""
 
@@ -378,7 +379,7 @@ class MessageRefused(Event):
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class FilingFailed(Event):
     """An accepted message could not be put into its mailbox; it stays in the spool and is tried again."""
 
@@ -391,7 +392,7 @@ class FilingFailed(Event):
     next_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class SessionClosed(Event):
     """A session is over.
 
@@ -415,7 +416,7 @@ class SessionClosed(Event):
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class HubReady(Event):
     """The hub's listeners take connections; `messages` are held from before."""
 
@@ -428,7 +429,7 @@ class HubReady(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class NodeAsked(Event):
     """A site asked the hub for its mail; `code` is what it was told. `account` is empty without a login."""
 
@@ -442,7 +443,7 @@ class NodeAsked(Event):
     messages: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class LoginFailed(Event):
     """Somebody could not prove who they are. `blocked`: from here on that address is turned away for a while."""
 
@@ -454,7 +455,7 @@ class LoginFailed(Event):
     blocked: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MessageSent(Event):
     """The site answered 250 for these recipients: held no longer."""
 
@@ -466,7 +467,7 @@ class MessageSent(Event):
     reply: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MessageHeld(Event):
     """The site did not take a message for these recipients; it stays held, and is sent with the next ask."""
 
@@ -480,7 +481,7 @@ class MessageHeld(Event):
     tries: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class MessageReturned(Event):
     """A message is given up for these recipients. `notice`: a non-delivery notice left for its sender."""
 
@@ -494,7 +495,7 @@ class MessageReturned(Event):
     notice: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class PushEnded(Event):
     """One release of a node's mail is over. `left` messages are held still; `reason` says why, where one is known."""
 
@@ -509,7 +510,7 @@ class PushEnded(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class SpoolDamaged(Event):
     """Something in the spool cannot be read; it is set aside, and the rest goes on."""
 
@@ -522,7 +523,7 @@ class SpoolDamaged(Event):
 # --- telling somebody -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class WarningRaised(Event):
     """Something stands that a person should know. `warning` names the kind, `subject` what it is about."""
 
@@ -534,7 +535,7 @@ class WarningRaised(Event):
     fix: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class WarningCleared(Event):
     """A warning no longer stands."""
 
@@ -543,7 +544,7 @@ class WarningCleared(Event):
     subject: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@attrs.frozen(kw_only=True)
 class HookFailed(Event):
     """An operator's command could not be run, ended with an error, or took too long."""
 

@@ -15,11 +15,12 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
+
+import attrs
 
 from siteagent.config.sections import LogFormat, LogLevel
 from siteagent.events import Event, FieldValue, Severity, Stamped
@@ -67,7 +68,7 @@ def line(stamped: Stamped, *, format: LogFormat, with_time: bool = True, with_pr
 
 @cache
 def _defaults(kind: type[Event]) -> dict[str, object]:
-    return {field.name: field.default for field in fields(kind)}
+    return {field.name: field.default for field in attrs.fields(kind)}
 
 
 def _compose(

@@ -8,9 +8,9 @@ its code. The global options are taken before and behind the command's name.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -67,6 +67,8 @@ class LazyGroup(click.Group):
             if error.name != module:
                 raise
             raise click.UsageError(f"the command {cmd_name} is not part of this installation", ctx) from None
+        finally:
+            gc.enable()  # `__main__` switched it off for the imports
         _take_global_options(command)
         return command
 
@@ -226,6 +228,8 @@ def _translated(error: OSError) -> SiteAgentError:
 
 def _bug(error: Exception, context: Context) -> int:
     """Something that we did not foresee: keep the trace for whoever repairs it, and do not frighten the operator."""
+    import tempfile
+
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     context.alarm(f"{click.style('error:', fg='red', bold=True)} this is a bug in siteagent: {said}")
     trace = traceback.format_exc()

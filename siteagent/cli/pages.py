@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import types
 import typing
-from dataclasses import MISSING, fields
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
+
+import attrs
 
 from siteagent.events import Event, Severity, by_name, summary
 
@@ -56,8 +57,8 @@ def _section(cls: type[Event]) -> str:
     severity = "" if cls.severity is Severity.INFO else f" Severity: {cls.severity}."
     rows = [f"## {cls.name}", f"{summary(cls)}{severity}", "| field | value | in a hook |\n|---|---|---|"]
     hints = typing.get_type_hints(cls)
-    for field in fields(cls):
-        optional = "" if field.default is MISSING or field.default is None else f", else {_shown(field.default)}"
+    for field in attrs.fields(cls):
+        optional = "" if field.default is attrs.NOTHING or field.default is None else f", else {_shown(field.default)}"
         # `hook.failed` has a field `event`, whose variable is taken by the name of the event itself.
         variable = f"SITEAGENT_{field.name.upper()}" if field.name != "event" else "-"
         mark = f"`{variable}`" if variable != "-" else variable

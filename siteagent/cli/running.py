@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -46,8 +47,12 @@ def become_owner(configuration: Configuration, *, bind_ports: bool = True) -> li
 def imports_as_owner(*, program: Path = Path(os.__file__)) -> Iterator[None]:
     """For imports behind `become_owner`: a Python in root's home cannot be read by whom root became.
 
+    No garbage is looked for meanwhile, and never again in what was made until the end: an import makes what stays, and
+    a full collection would stop the loop for it, once in a while, as long as the agent runs.
+
     Raises PermissionProblem where `program` cannot be read any more.
     """
+    gc.disable()
     try:
         yield
     except ImportError as error:
@@ -58,6 +63,9 @@ def imports_as_owner(*, program: Path = Path(os.__file__)) -> Iterator[None]:
             f"user {os.geteuid()} may not read the program itself, in {program.parent}",
             fix="install siteagent where everybody may read it, not in root's home",
         ) from error
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def log_writer(

@@ -7,7 +7,6 @@ Threat model S50: a mailbox whose ``new/`` is a link, or somebody else's, is ref
 from __future__ import annotations
 
 import os
-import shutil
 import stat as modes
 import sys
 from collections.abc import Iterator
@@ -53,6 +52,8 @@ def _judge_site(value: Configuration, draft: Draft) -> None:
     for i, mailbox in enumerate(value.mailbox):
         if not draft.wrong("mailbox", i, "maildir"):
             _judge_maildir(mailbox, ("mailbox", i), draft)
+    if value.hooks.commands:
+        import shutil  # 5 ms that the start of an agent without hooks need not wait for
     for event, command in value.hooks.commands.items():
         if shutil.which(command[0]) is None:
             draft.report(("hooks", event), found=f"{command[0]}, which cannot be run", allowed="an executable file")

@@ -13,6 +13,12 @@ import struct
 import sys
 from typing import Any
 
+if sys.platform == "linux":
+    # Now, not when a connection ends: by then the files of this Python may be gone or another's (an upgrade), or not
+    # ours to read (root in its own home that became the owner of the state), and the round would wait for ever.
+    import fcntl
+    import termios
+
 _TLS_RECORDS = 48  # octets that TLS 1.3 may put around a last reply and its own goodbye
 _TCP_CLOSE = 7  # <net/tcp_states.h>
 
@@ -21,19 +27,17 @@ def unacknowledged(transport: asyncio.Transport) -> int | None:
     """Octets that we sent and the peer's host has not acknowledged; None where the system does not tell."""
     if sys.platform != "linux":
         return None
-    import fcntl
-    import termios
-
-    own = _socket_of(transport)
-    if own is None:
-        return None
-    try:
-        # SIOCOUTQ, tcp(7): the same number, and Python has a name for this one.
-        answer = fcntl.ioctl(own.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-        (waiting,) = struct.unpack("i", answer)
-        return int(waiting) + transport.get_write_buffer_size()
-    except (OSError, ValueError):
-        return None  # closed already
+    else:
+        own = _socket_of(transport)
+        if own is None:
+            return None
+        try:
+            # SIOCOUTQ, tcp(7): the same number, and Python has a name for this one.
+            answer = fcntl.ioctl(own.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+            (waiting,) = struct.unpack("i", answer)
+            return int(waiting) + transport.get_write_buffer_size()
+        except (OSError, ValueError):
+            return None  # closed already
 
 
 def heard(unacknowledged: int, *, said_since: int, tls: bool) -> bool:

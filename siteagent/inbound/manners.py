@@ -20,7 +20,7 @@ from siteagent.wire.reply import Reply
 _MAX_JUNK = 100
 _MAX_ERRORS = 10
 _MAX_UNKNOWN_AT_FIRST = 3
-_HELLO = re.compile(r"[!-~\u00a1-\U0010ffff]{1,512}\Z")
+_HELLO = re.compile(r"[^\x00-\x20\x7f-\xa0]{1,512}\Z")
 
 
 class Manners(Channel):

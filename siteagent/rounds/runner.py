@@ -13,10 +13,11 @@ import asyncio
 import random as _random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
+
+import attrs
 
 from siteagent.config.sections import Method, Provider
 from siteagent.errors import UsageError
@@ -587,7 +588,7 @@ class Runner:
         next_seconds = None
         if self._next_at is not None and not self._retiring:
             next_seconds = 0.0 if self._held else self._next_at - self._monotonic()
-        self._emit(replace(ended, next_seconds=next_seconds))
+        self._emit(attrs.evolve(ended, next_seconds=next_seconds))
 
     # --- actions: the ask ---------------------------------------------------------------------------------------------
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -231,6 +229,9 @@ class JournalReader:
             log = self._path.with_name(self._path.name + "-wal")
             if not log.exists() or not log.stat().st_size:
                 return self._readable(self._path, "immutable=1", stack)
+            import shutil
+            import tempfile
+
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="siteagent-")))
             for source in (self._path, log):
                 shutil.copyfile(source, directory / source.name)

@@ -206,3 +206,12 @@ def test_a_configuration_that_is_missing_is_78() -> None:
     done = siteagent("check", "--config", "/nowhere/siteagent.toml")
     assert (done.returncode, done.stdout) == (78, "")
     assert "fix: run `siteagent init`" in done.stderr
+
+
+def test_garbage_is_collected_again_once_the_command_is_loaded() -> None:
+    program = (
+        "import gc, click, siteagent.cli.main as cli\ngc.disable()\n"
+        "cli.group.get_command(click.Context(cli.group), 'check')\nprint(gc.isenabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr

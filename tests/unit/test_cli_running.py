@@ -214,3 +214,23 @@ def test_without_signals_of_the_loop_the_handlers_are_set_by_hand_and_put_back(m
 
     asyncio.run(scene())
     assert told == ["SIGTERM"]
+
+
+def test_what_was_imported_is_out_of_the_garbage_collectors_way() -> None:
+    program = (
+        "import gc\nfrom siteagent.__main__ import main\n"
+        "from siteagent.cli.running import imports_as_owner\n"
+        "with imports_as_owner():\n"
+        "    assert not gc.isenabled()\n"
+        "    import siteagent.agent.parts\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 20_000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True True\n", done.stderr
+
+
+def test_a_running_agent_loads_nothing_that_only_people_need() -> None:
+    people = {"click", "rich", "dns", "tempfile", "shutil"}
+    program = "import sys, siteagent.agent.parts\n" + f"print(sorted({people} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
+import attrs
 import pytest
 from siteagent.cli.main import COMMANDS
 from siteagent.events import by_name
@@ -22,7 +22,7 @@ def test_every_log_line_of_the_symptoms_is_one_that_the_agent_writes() -> None:
     for severity, name, rest in found:
         cls = by_name()[name]
         assert cls.severity == severity, name
-        known = [field.name for field in fields(cls)]
+        known = [field.name for field in attrs.fields(cls)]
         written = re.findall(r" ([a-z_]+)=", rest)
         assert [each for each in known if each in written] == written, name
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import deque
 from collections.abc import Callable, Container
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,9 +31,8 @@ from siteagent.events import (
 )
 from siteagent.logs import LogWriter
 from siteagent.status import Document, StatusFold, Warnings, urgent
-from siteagent.store.durable import replace_file
+from siteagent.store.snapshot import Snapshot
 
-STATUS_FILE = "status.json"
 CALM_SECONDS = 0.5
 RETRY_SECONDS = 15.0
 _OF_PROVIDERS = ("peer-refused", "silence", "refused", "held-back", "no-round", "tls", "heartbeat")
@@ -57,7 +55,7 @@ class Teller:
         record: Callable[[Stamped], None],
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._path = state_directory / STATUS_FILE
+        self._snapshot = Snapshot(state_directory, note=partial(self.note, severity=Severity.ERROR))
         self._log = log
         self._record = record
         self._wall = wall
@@ -70,10 +68,8 @@ class Teller:
         self._telling = False
         self._changed = asyncio.Event()
         self._urgent = asyncio.Event()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="status")
         self._failing: dict[str, set[str]] = {}
         self._refused: dict[str, set[str]] = {}  # provider -> unlisted addresses that it seems to have
-        self._write_trouble = ""
 
     def emit(self, event: Event) -> None:
         """Tells everybody. On the loop's thread."""
@@ -181,20 +177,10 @@ class Teller:
         """
         self._changed.clear()
         self._urgent.clear()
-        # What a peer said may hold what UTF-8 cannot say: it becomes an escape, as JSON has them.
-        data = json.dumps(self.document(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._writer, lambda: replace_file(self._path, data, mode=0o644))
-        except OSError as error:
-            trouble = f"cannot write {self._path}: {error.strerror or error}"
-            if trouble != self._write_trouble:
-                self._write_trouble = trouble
-                self.note(trouble, severity=Severity.ERROR)
+        written = await self._snapshot.write(self.document())
+        if not written:
             self._changed.set()
-            return False
-        self._write_trouble = ""
-        return True
+        return written
 
     def close(self) -> None:
-        self._writer.shutdown(wait=True)
+        self._snapshot.close()

@@ -20,6 +20,7 @@ from siteagent.errors import CannotCreate, ExitCode, StorageError, TemporaryErro
 from siteagent.status import amount, moment
 from siteagent.store import requests
 from siteagent.store.lock import lock_holder
+from siteagent.store.snapshot import FILE as STATUS_FILE
 
 NOT_RUNNING = 3
 WARNED = 1
@@ -121,7 +122,7 @@ def status(context: Context, as_json: bool, check: bool) -> int:
 def snapshot(state_directory: Path) -> tuple[dict[str, Any], bool]:
     """The document to show, and whether a hub lives. Where none does, the spool itself tells what is held."""
     running = lock_holder(state_directory) is not None
-    path = state_directory / "status.json"
+    path = state_directory / STATUS_FILE
     document: dict[str, Any] = {"version": 1, "pid": 0, "since": None, "warnings": [], "totals": {}, "requests": {}}
     try:
         document |= json.loads(path.read_bytes())

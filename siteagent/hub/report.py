@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -91,11 +90,6 @@ def document(
         "requests": dict(fold.answers),
         "totals": dict(fold.totals),
     }
-
-
-def text(document: Document) -> bytes:
-    """As it stands in the file."""
-    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
 
 def warnings(nodes: Sequence[NodeView], damaged: Sequence[Document], *, relay: str | None) -> list[Document]:

@@ -44,15 +44,16 @@ from siteagent.inbound import listener as inbound
 from siteagent.inbound.reception import Owner
 from siteagent.names import Resolver
 from siteagent.store import held, lock, requests
-from siteagent.store.durable import remove_quietly, replace_file
+from siteagent.store.durable import remove_quietly
+from siteagent.store.snapshot import Snapshot
 from siteagent.store.spool import Filing, Spool
 from siteagent.wire.reply import Reply
 
 RELEASE, DROP = "release", "drop"
-STATUS_FILE = "status.json"
 _FULL = Reply(452, "4.2.2", "too much waits for this site, try again later")
 _GRACE_SECONDS = 30.0
 _CALM_SECONDS = 0.5
+_STATUS_RETRY_SECONDS = 15.0
 _LOOK_SECONDS = 30.0
 _EXPIRY_SECONDS = 3600.0
 _FIRST_EXPIRY_SECONDS = 15.0
@@ -138,11 +139,13 @@ class Hub:
         await asyncio.to_thread(self._context.load)
         self._certificates = await asyncio.to_thread(recipients.certificates, self.configuration.node)
         self._trust_clients()
+        self._snapshot = Snapshot(self.state_directory, note=self._note)
         self._stack.push_async_callback(self._last_words)
         self._stack.push_async_callback(self._end_tasks)
         self._stack.push_async_callback(self._pusher.close)
         await self._open_listeners()
         self._state = "running"
+        await self._write_status()
         pushing = self._clock.run(lambda: list(self.table.nodes.values()), self._push_unasked)
         for work in (self._keep_status(), self._look_around(), self._keep_expiring(), pushing):
             self.background(work)
@@ -157,7 +160,6 @@ class Hub:
                 seconds=round(self._monotonic() - began, 3),
             )
         )
-        await self._write_status()
         systemd.notify(f"READY=1\nMAINPID={os.getpid()}")
 
     def _make_state_directory(self) -> None:
@@ -477,22 +479,21 @@ class Hub:
     async def _keep_status(self) -> None:
         while True:
             await self._changed.wait()
-            await self._write_status()
-            await asyncio.sleep(_CALM_SECONDS)
+            written = await self._write_status()
+            await asyncio.sleep(_CALM_SECONDS if written else _STATUS_RETRY_SECONDS)
 
-    async def _write_status(self) -> None:
+    async def _write_status(self) -> bool:
         self._changed.clear()
-        path = self.state_directory / STATUS_FILE
-        data = report.text(self.document())
-        try:
-            await asyncio.to_thread(replace_file, path, data, mode=0o644)
-        except OSError as error:
-            self._note(f"cannot write {path}: {error.strerror or error}")
+        written = await self._snapshot.write(self.document())
+        if not written:
+            self._changed.set()
+        return written
 
     async def _last_words(self) -> None:
         self._state = "stopped"
         await asyncio.to_thread(self._mark_day)
         await self._write_status()
+        self._snapshot.close()
 
 
 def drop_now(state_directory: Path, message: str) -> tuple[bool, str]:

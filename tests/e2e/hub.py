@@ -127,8 +127,11 @@ class Hub:
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
     def held(self) -> int:
-        """Messages, as `hub status --json` tells."""
+        """Messages, as `hub status --json` tells: half a second late at most."""
         return int(json.loads(self.command("status", "--json").stdout)["queue"]["messages"])
+
+    def wait_for_held(self, count: int, *, seconds: float = 30) -> None:
+        wait_for(lambda: self.held() == count, f"{count} messages held", seconds=seconds, every=0.3)
 
     # --- mail ---------------------------------------------------------------------------------------------------------
 

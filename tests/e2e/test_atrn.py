@@ -37,7 +37,7 @@ def test_fifty_messages_of_every_shape_come_over_the_connection_that_the_site_ma
             ended = agent.wait_for_round("hub")
             assert not agent.settle(sent)
         assert (ended["outcome"], ended["sessions"]) == ("drained", 1)
-        assert hub.held() == 0
+        hub.wait_for_held(0)
 
 
 def test_with_nothing_waiting_the_round_ends_with_nothing(lab: Lab) -> None:
@@ -64,7 +64,7 @@ def test_a_line_that_is_cut_five_times_in_a_big_message_loses_and_doubles_nothin
                 hub.line.heal()
             hub.line.up()
             assert not agent.settle(sent, seconds=90)
-        assert hub.held() == 0
+        hub.wait_for_held(0)
 
 
 def test_a_hub_that_is_killed_in_the_middle_sends_the_rest_after_its_restart(lab: Lab) -> None:
@@ -81,4 +81,4 @@ def test_a_hub_that_is_killed_in_the_middle_sends_the_rest_after_its_restart(lab
             hub.start()
             agent.command("ask", seconds=60)
             assert not agent.settle(sent, seconds=60)
-        assert hub.held() == 0
+        hub.wait_for_held(0)

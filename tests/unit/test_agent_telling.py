@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from siteagent.agent import telling
-from siteagent.agent.telling import STATUS_FILE, Teller
+from siteagent.agent.telling import Teller
 from siteagent.events import (
     ConfigReloaded,
     Event,
@@ -26,6 +25,7 @@ from siteagent.events import (
     Stamped,
 )
 from siteagent.logs import LogWriter
+from siteagent.store.snapshot import FILE as STATUS_FILE
 
 AT = datetime(2026, 11, 22, 8, tzinfo=UTC)
 RELOADED = ConfigReloaded(path="x")
@@ -194,27 +194,6 @@ def test_warnings_about_a_provider_that_is_gone_are_cleared_and_about_mailboxes_
 
 
 # --- status.json ------------------------------------------------------------------------------------------------------
-
-
-def test_the_snapshot_is_for_everybody_to_read(tmp_path: Path) -> None:
-    async def scene(bench: Bench) -> None:
-        before = os.umask(0o077)
-        try:
-            assert await bench.teller.write()
-        finally:
-            os.umask(before)
-
-    on(tmp_path, scene)
-    assert (tmp_path / STATUS_FILE).stat().st_mode & 0o777 == 0o644
-
-
-def test_what_utf_8_cannot_say_is_an_escape(tmp_path: Path) -> None:
-    async def scene(bench: Bench) -> None:
-        bench.teller.document = lambda: {"text": "caf\udce9 é"}
-        assert await bench.teller.write()
-
-    on(tmp_path, scene)
-    assert json.loads((tmp_path / STATUS_FILE).read_bytes()) == {"text": "caf\udce9 é"}
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -33,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "short")
 
 
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long forms are wanted, for a test that has both."""
+    return bool(request.config.getoption("--long"))
+
+
 @cache
 def _no_namespaces() -> str | None:
     """Why network namespaces cannot be made here; None where they can."""

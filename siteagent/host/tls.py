@@ -28,6 +28,7 @@ class ServerContext:
             return
         stamps = self._stamps()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.num_tickets = 1  # a ticket is 250 octets of a paid line, and nobody resumes a session twice
         what = f"cannot use the certificate {self._certificate}"
         try:
             # A password that is given is not asked for: on a terminal nobody may sit at.

@@ -183,8 +183,11 @@ def _explained(endpoint: Endpoint, error: OSError) -> CannotCreate | PermissionP
 
 
 def _tune(own: socket.socket) -> None:
+    """For every connection that it takes: they inherit it."""
     own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    wanted = [*_KEEPALIVE, ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MILLISECONDS)]
+    # asyncio sets TCP_NODELAY only where a socket names its protocol, which one that was accepted from ours does not.
+    # Without it the end of what is longer than a segment waits for an acknowledgement: a round trip each time.
+    wanted = [*_KEEPALIVE, ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MILLISECONDS), ("TCP_NODELAY", 1)]
     for name, value in wanted:
         option = getattr(socket, name, None)
         if option is not None:

@@ -20,6 +20,7 @@ _PATIENCE_SECONDS = 60.0
 
 _MASTER = """\
 127.0.0.1:{port} inet n - n - - smtpd
+pickup     unix  n - n 60 1    pickup
 cleanup    unix  n - n - 0     cleanup
 qmgr       unix  n - n 300 1   qmgr
 rewrite    unix  - - n - -     trivial-rewrite
@@ -171,7 +172,7 @@ class Postfix(Side):
 
     def __init__(self, directory: Path, *, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(directory)
-        self._etc, self._queue = directory / "etc", directory / "queue"
+        self.etc, self.queue = directory / "etc", directory / "queue"
         self._settings = dict(settings or {})
 
     @staticmethod
@@ -183,19 +184,19 @@ class Postfix(Side):
         return None if shutil.which("postfix", path=path) else "Debian's package postfix is not installed"
 
     def start(self) -> None:
-        for path in (self._etc, self._queue, self.directory / "data", self.directory / "box"):
+        for path in (self.etc, self.queue, self.directory / "data", self.directory / "box"):
             path.mkdir(parents=True)
         owner = pwd.getpwnam("nobody")
         os.chown(self.directory / "box", owner.pw_uid, owner.pw_gid)
         shutil.chown(self.directory / "data", "postfix")
         self._make_queue()
         self.port = _free_port()
-        (self._etc / "master.cf").write_text(_MASTER.format(port=self.port))
+        (self.etc / "master.cf").write_text(_MASTER.format(port=self.port))
         settings = {**self._main(owner), **self._settings}
-        (self._etc / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        (self.etc / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
         for name in ("main.cf", "master.cf"):
-            os.utime(self._etc / name, (time.time() - 60,) * 2)  # it waits for fresh files to settle
-        (self._queue / "quick-start").touch()
+            os.utime(self.etc / name, (time.time() - 60,) * 2)  # it waits for fresh files to settle
+        (self.queue / "quick-start").touch()
         self._postfix("start")
         until = time.monotonic() + _PATIENCE_SECONDS
         while not _listens(self.port):
@@ -211,8 +212,11 @@ class Postfix(Side):
             while Path(f"/proc/{master}").exists() and time.monotonic() < until:
                 time.sleep(0.05)
 
+    def reload(self) -> None:
+        self._postfix("reload")
+
     def pids(self) -> list[int]:
-        master = int((self._queue / "pid" / "master.pid").read_text())
+        master = int((self.queue / "pid" / "master.pid").read_text())
         children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
         return [master, *map(int, children)]
 
@@ -223,7 +227,7 @@ class Postfix(Side):
     def _main(self, owner: pwd.struct_passwd) -> dict[str, str]:
         return {
             "compatibility_level": "3.6",
-            "queue_directory": str(self._queue),
+            "queue_directory": str(self.queue),
             "data_directory": str(self.directory / "data"),
             "maillog_file": str(self.directory / "mail.log"),
             "maillog_file_prefixes": str(self.directory),
@@ -254,7 +258,7 @@ class Postfix(Side):
                 "maildrop": ("postfix", "postdrop", 0o1730),
                 "public": ("postfix", "postdrop", 0o2710),
             }.get(name, ("postfix", "root", 0o700))
-            path = self._queue / name
+            path = self.queue / name
             path.mkdir()
             shutil.chown(path, owner, group)
             path.chmod(mode)
@@ -264,7 +268,7 @@ class Postfix(Side):
         # Into a file, not a pipe: the master keeps what it inherits.
         with (self.directory / "postfix.out").open("ab") as out:
             subprocess.run(
-                ["postfix", "-c", str(self._etc), verb],
+                ["postfix", "-c", str(self.etc), verb],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

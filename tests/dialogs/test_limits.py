@@ -25,11 +25,6 @@ IDLE_BYTES, MOST_BYTES = 40_000_000, 64_000_000
 ENVELOPE = f"MAIL FROM:<a@b.example>\r\nRCPT TO:<box@{DOMAIN}>\r\n".encode()
 
 
-@pytest.fixture
-def is_long(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--long"))
-
-
 @contextlib.contextmanager
 def agent(directory: Path, options: str = "") -> Iterator[Served]:
     """A running agent; `options`: lines of its [listener]."""

@@ -60,7 +60,7 @@ class Lab:
         self.providers: list[PostfixProvider] = []
         self.agents: list[Agent] = []
         self._namespaces: list[Namespace] = []
-        self.site = self._namespace("site")
+        self.site = self.namespace("site")
         self._trust: Trust | None = None
 
     def __enter__(self) -> Lab:
@@ -84,7 +84,7 @@ class Lab:
     def line(self) -> Line:
         """A line with nobody at its far end yet (a namespace of its own, that a test may put anything into)."""
         number = len(self.lines)
-        line = Line(self.site, self._namespace(f"far{number}"), number)
+        line = Line(self.site, self.namespace(f"far{number}"), number)
         self.lines.append(line)
         return line
 
@@ -164,7 +164,7 @@ class Lab:
         if problems:
             raise ExceptionGroup("the laboratory could not be cleared", problems)
 
-    def _namespace(self, role: str) -> Namespace:
+    def namespace(self, role: str) -> Namespace:
         namespace = Namespace(role)
         self._namespaces.append(namespace)
         return namespace

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.e2e.far import FarLine
 from tests.e2e.hub import ODMR_PORT, ODMR_TLS_PORT, Hub
 from tests.e2e.lab import Agent, Lab, nothing_left
 from tests.e2e.messages import BOB, CAROL, Shape, marked, shapes, simple
@@ -82,3 +83,24 @@ def test_a_hub_that_is_killed_in_the_middle_sends_the_rest_after_its_restart(lab
             agent.command("ask", seconds=60)
             assert not agent.settle(sent, seconds=60)
         hub.wait_for_held(0)
+
+
+def test_five_small_messages_from_far_away_cost_ten_round_trips_and_18_kb_at_most(lab: Lab, is_long: bool) -> None:
+    """Everything counts: TCP's handshake and TLS's, every header of IP, from the first packet to the last FIN."""
+    sent = simple(5, octets=1_830)
+    assert all(len(message.on_the_wire()) > 2_000 for message in sent)
+    with (
+        FarLine(lab.site, lab.namespace("far"), delay_seconds=0.3 if is_long else 0.1) as line,
+        Hub(line, lab.directory / "hub", lab.trust) as hub,
+    ):
+        hub.submit(sent)
+        with site_of(lab, hub, tls="implicit") as agent:
+            agent.wait_for_first_look()
+            line.up()
+            ended = agent.wait_for_round("hub")
+            assert (ended["outcome"], ended["messages"]) == ("drained", 5)
+            assert not agent.settle(sent)
+        trips = line.seconds / (2 * line.delay_seconds)
+        print(f"{line.octets} octets in {line.packets} packets, {trips:.2f} round trips of {2 * line.delay_seconds} s")
+        assert line.octets <= 18_000
+        assert trips <= 10

@@ -244,8 +244,9 @@ async def recovered(hub: HubProcess, site: Site, promised: set[int]) -> Outcome:
 def test_s25_what_the_hub_acknowledged_is_held_or_delivered_after_the_loss_of_power(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    cuts = int(os.environ.get("SITEAGENT_HUB_POWER_CUTS") or (100 if long_form(request) else 3))
-    outcomes = {f"cut{n}": asyncio.run(power_cut(tmp_path / str(n), f"cut{n}")) for n in range(cuts)}
+    cuts = int(os.environ.get("SITEAGENT_HUB_POWER_CUTS") or (100 if long_form(request) else 10))
+    series = os.environ.get("SITEAGENT_HUB_POWER_SERIES", "cut")  # other moments
+    outcomes = {f"{series}{n}": asyncio.run(power_cut(tmp_path / str(n), f"{series}{n}")) for n in range(cuts)}
     print(f"{cuts} cuts: {sum(one.promised for one in outcomes.values())} acknowledged")
     assert {seed: one for seed, one in outcomes.items() if one.lost or one.wrong} == {}
 

@@ -122,6 +122,18 @@ def test_connections_notice_a_line_that_is_gone() -> None:
     run(test)
 
 
+def test_no_reply_waits_until_the_one_before_is_acknowledged() -> None:
+    async def test() -> None:
+        async with listening(reception(FakeSpool(), [])) as listener:
+            await (await Peer.connect(listener)).hello()
+            (session,) = listener._sessions
+            assert session.transport is not None
+            own = session.transport.get_extra_info("socket")
+            assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+    run(test)
+
+
 def test_the_open_sessions_can_be_looked_at() -> None:
     async def test() -> None:
         async with listening(reception(FakeSpool(), [])) as listener:

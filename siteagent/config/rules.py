@@ -11,7 +11,7 @@ from pathlib import PurePath
 from siteagent.config import names
 from siteagent.config.draft import Draft, nearest, one_of, shown
 from siteagent.config.lines import KeyPath
-from siteagent.config.sections import Auth, Configuration, Delivery, Listener, Mailbox, Method, Provider, Tls
+from siteagent.config.sections import Auth, Configuration, Delivery, Listener, Mailbox, Method, Provider
 
 HOST = "a host name or an address"
 OWN_NAME = 'a host name such as "mail.office.example", or an address literal such as "[192.0.2.1]"'
@@ -73,9 +73,8 @@ def _judge_login(provider: Provider, at: KeyPath, draft: Draft) -> None:
         )
     if provider.password_file is not None and not logs_in:
         draft.report((*at, "password_file"), found="a password without username", allowed="both or neither")
-    # CRAM-MD5 sends no password: the one way to log in on a line that has no TLS at all.
-    harmless = provider.tls is Tls.OFF and provider.auth is Auth.CRAM_MD5
-    if (logs_in or provider.method is Method.ATRN) and not provider.tls.verified and not harmless:
+    # CRAM-MD5 is no exception: what it sends can be searched through offline (`uplink.login`).
+    if (logs_in or provider.method is Method.ATRN) and not provider.tls.verified:
         cause = "username" if provider.username is not None else f'auth = "{provider.auth.value}"'
         cause = 'method = "atrn"' if provider.method is Method.ATRN else cause
         draft.report(

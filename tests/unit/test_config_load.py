@@ -74,10 +74,6 @@ def test_atrn_receives_without_a_listener() -> None:
     assert (value.ask_only, value.provider[0].port, value.provider[0].tls) == (False, 366, Tls.REQUIRED)
 
 
-def test_cram_md5_may_log_in_on_a_line_that_has_no_tls() -> None:
-    assert good(PROVIDER + 'username = "u"\ntls = "off"\nauth = "cram-md5"\n' + MAILBOX)
-
-
 def test_port_0_may_be_given_twice() -> None:
     assert good(GOOD + '[listener]\nlisten = ["127.0.0.1:0", "127.0.0.1:0"]\n')
 
@@ -263,6 +259,7 @@ def test_a_domain_is_covered_in_either_spelling() -> None:
         ('tls = "off"\nusername = "u"', "provider.tls"),
         ('tls = "opportunistic"\nusername = "u"', "provider.tls"),
         ('tls = "opportunistic"\nusername = "u"\nauth = "cram-md5"', "provider.tls"),
+        ('tls = "off"\nusername = "u"\nauth = "cram-md5"', "provider.tls"),
         ('tls = "opportunistic"\nusername = "u"\nmethod = "atrn"', "provider.tls"),
         ('method = "atrn"', "provider.username"),
         ('password_file = "p"', "provider.password_file"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +37,11 @@ class Letter:
     file: Path | None = None
     head: int = 0
     tries: int = 0
+
+    @property
+    def envelope(self) -> Letter:
+        """Without the content."""
+        return replace(self, received=b"", data=None, file=None)
 
     @property
     def small(self) -> bytes | None:

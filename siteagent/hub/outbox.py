@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ from siteagent.wire.reply import Reply
 
 _BATCH_LETTERS = 16
 _BATCH_BYTES = 1_048_576
+_LEAST_BATCH_BYTES = 16_384
+_ALL_BATCHES_BYTES = 16_777_216  # of all releases together, however many sites ask in one minute
 _RECEIVED_CR = 8  # line ends that our own field has, at most: SIZE is an estimate (RFC 1870 §5)
 
 
 @dataclasses.dataclass(slots=True)
 class _Out:
+    """One that was read. `filing` has its content only until it is handed out."""
+
     held: Held
     filing: Filing
 
@@ -44,6 +49,12 @@ class Desk:
     bodies: Path
     emit: Emit
     background: Callable[[Coroutine[Any, Any, None]], None]
+    outboxes: set[Outbox] = dataclasses.field(default_factory=set)
+
+    def batch_bytes(self) -> int:
+        """How much one release may read ahead, now that so many run."""
+        share = _ALL_BATCHES_BYTES // max(1, len(self.outboxes))
+        return max(_LEAST_BATCH_BYTES, min(_BATCH_BYTES, share))
 
 
 class Outbox:
@@ -58,6 +69,7 @@ class Outbox:
         self.messages = 0
         self.bytes = 0
         self.reasons: dict[str, None] = {}
+        desk.outboxes.add(self)
         desk.queue.rewind(node.name)
 
     async def next(self) -> Letter | None:
@@ -67,8 +79,11 @@ class Outbox:
                 if not await self._read():
                     return None
         out = self._ready.popleft()
+        letter = _letter(out.filing, self._desk.bodies)
+        # Many may be on their way at once: only the letter has the content, until it is written.
+        out.filing = dataclasses.replace(out.filing, data=None)
         self._out[out.held.id] = out
-        return _letter(out.filing, self._desk.bodies)
+        return letter
 
     def tell(self, result: Result) -> None:
         """What the site said to a letter that `next` handed out. Once for each."""
@@ -102,6 +117,7 @@ class Outbox:
 
     def close(self) -> None:
         """The release is over: what was not handed out goes back."""
+        self._desk.outboxes.discard(self)
         while self._ready:
             self._desk.queue.put_back(self._node.name, self._ready.popleft().held)
         self._desk.queue.rewind(self._node.name)
@@ -117,7 +133,7 @@ class Outbox:
         identities = [one.id for one in batch]
         try:
             found, damaged, looked = await self._desk.spool.ask(
-                lambda connection: held.fetch(connection, name, identities, most_bytes=_BATCH_BYTES)
+                partial(held.fetch, target=name, identities=identities, most_bytes=self._desk.batch_bytes())
             )
         except BaseException:
             for one in batch:
@@ -147,7 +163,7 @@ class Outbox:
         why: str,
     ) -> None:
         """Where not all recipients fare alike: what is owed from here on stands in the spool before anything else."""
-        if returned and await self._desk.returns.refused(out.filing, self._node, returned):
+        if returned and await self._return(out.filing, returned):
             left = {address: reply for address, reply in left.items() if address not in returned}
         if not left:
             self._desk.spool.filed([(out.filing.id, out.filing.target)])
@@ -160,6 +176,17 @@ class Outbox:
             )
         self._hold(out, left, why)
         self._desk.queue.rewind(self._node.name)
+
+    async def _return(self, filing: Filing, replies: dict[str, Reply]) -> bool:
+        """Whether the sender was told: its notice carries the header of the message, which is read again."""
+        try:
+            whole = await self._desk.spool.ask(
+                partial(held.with_content, identity=filing.id, target=filing.target),
+            )
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            self._desk.emit(SpoolDamaged(what=f"message {filing.id} for {filing.target}", reason=str(error)))
+            return False
+        return await self._desk.returns.refused(whole, self._node, replies)
 
     def _hold(self, out: _Out, left: dict[str, Reply | None], why: str) -> None:
         answered = next(((address, reply) for address, reply in left.items() if reply is not None), None)

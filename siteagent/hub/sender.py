@@ -173,6 +173,7 @@ class Sender:
             # No LAST: nothing of it counts, and the next letter's RSET clears it away.
             asked.why = str(error)
         finally:
+            asked.letter = letter.envelope  # a window of a hundred keeps no contents
             asked.data.put_nowait(None)
 
     async def _hear(self, under_way: asyncio.Queue[_Asked | None], window: _Window, tell: Tell) -> None:

@@ -206,6 +206,18 @@ def test_auth_twice_or_inside_a_transaction_is_503(tmp_path: Path) -> None:
     talk(tmp_path, script)
 
 
+def test_a_login_that_cannot_be_checked_is_told_to_come_later(tmp_path: Path) -> None:
+    """Its password file is gone: 454, and not counted as a wrong password."""
+
+    async def script(running: Running, peer: Peer) -> None:
+        (tmp_path / "office.password").unlink()
+        for _ in range(5):
+            assert (await cram_md5(peer))[:3] == "454"
+        assert await peer.code("ATRN") == 530
+
+    talk(tmp_path, script)
+
+
 def test_unknown_account_and_wrong_password_hear_the_same(tmp_path: Path) -> None:
     async def script(running: Running, peer: Peer) -> None:
         assert await cram_md5(peer, "nobody") == await cram_md5(peer, "office", "wrong")

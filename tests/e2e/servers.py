@@ -227,12 +227,16 @@ DAEMON_OPTIONS(`Name=MTA, Addr={line.provider_address}, Port=25')
 DAEMON_OPTIONS(`Name=World, Addr=127.0.0.1, Port={SUBMISSION_PORT}')
 MAILER(`smtp')
 """)
+        self._configuration = directory / "sendmail.cf"
+        self.translate(source)
+
+    def translate(self, source: Path) -> None:
+        """The configuration, out of its m4 form."""
         m4 = [self.root / "usr/bin/m4", source]
         env = {"LD_LIBRARY_PATH": str(self.root / LIBRARIES), "PATH": os.environ["PATH"]}
         made = subprocess.run(m4, capture_output=True, text=True, env=env, timeout=60)
         if made.returncode != 0 or "DaemonPortOptions" not in made.stdout:
             raise LabError(f"m4: {made.stderr}")
-        self._configuration = directory / "sendmail.cf"
         self._configuration.write_text(made.stdout)
 
     def daemon(self) -> Sequence[str | Path]:

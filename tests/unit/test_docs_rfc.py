@@ -54,7 +54,7 @@ def test_the_place_and_the_test_of_a_rule_are_there(number: str) -> None:
 
 def test_every_sentence_of_the_page_is_in_the_name_of_a_test() -> None:
     named = {int(number) for name in all_tests() for number in re.findall(r"_s(\d+)_", name)}
-    assert SENTENCES <= named
+    assert named >= SENTENCES
 
 
 def test_what_docs_providers_md_names_as_a_test_is_one() -> None:

@@ -20,7 +20,8 @@ from siteagent.hub.queue import Queue
 from siteagent.wire.reply import Reply
 
 _NO_MAIL = Reply(453, "4.0.0", "You have no mail")
-_ATRN_TOO_OFTEN = Reply(450, "4.7.0", "too many requests, try again in a minute")
+# Both speak of this server and not of a domain: X.3.z (RFC 3463 §3.4), so that nobody asks for each alone.
+_ATRN_TOO_OFTEN = Reply(450, "4.3.2", "too many requests, try again in a minute")
 _UNDER_WAY = Reply(450, "4.3.2", "your mail is on its way to you over another connection, try again later")
 _TURNING = Reply(250, "2.0.0", "OK now reversing the connection")
 

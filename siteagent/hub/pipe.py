@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from typing import cast
 
+from siteagent.uplink import sockets
 from siteagent.wire.reader import ReplyError, ReplyReader
 from siteagent.wire.reply import Reply
 
@@ -77,6 +78,13 @@ class Pipe(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.moved = asyncio.get_running_loop().time()
         self._may_write.set()
+
+    @property
+    def unanswered(self) -> bool:
+        """TCP repeats itself and hears nothing, or the connection is over."""
+        if self._lost is not None or self.transport is None:
+            return True
+        return sockets.unanswered(self.transport.get_extra_info("socket"))
 
     # --- ours ---------------------------------------------------------------------------------------------------------
 

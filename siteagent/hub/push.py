@@ -43,6 +43,11 @@ class Release:
     def moved(self) -> float:
         return max((pipe.moved for pipe in self.pipes), default=self.begun)
 
+    @property
+    def unanswered(self) -> bool:
+        """On each of its connections TCP repeats itself and hears nothing."""
+        return bool(self.pipes) and all(pipe.unanswered for pipe in self.pipes)
+
 
 class Pusher:
     """The releases of one hub. `start` and `turned` return at once."""
@@ -98,7 +103,8 @@ class Pusher:
         release = self._running.get(node)
         if release is None:
             return True
-        if self._now() - release.moved <= (_LOST_SECONDS if release.method == "atrn" else _STUCK_SECONDS):
+        patience = _LOST_SECONDS if release.method == "atrn" else _STUCK_SECONDS
+        if self._now() - release.moved <= patience and not release.unanswered:
             return False
         if release.task is not None:
             release.task.cancel()
@@ -229,7 +235,7 @@ class Pusher:
         self._emit(ended)
 
     def _stuck(self, release: Release) -> bool:
-        return self._now() - release.moved > _STUCK_SECONDS
+        return release.unanswered or self._now() - release.moved > _STUCK_SECONDS
 
     @staticmethod
     def _now() -> float:

@@ -23,6 +23,7 @@ from siteagent.uplink.broken import AGAIN, Broken
 
 _UNACKNOWLEDGED_SECONDS = 120  # longer than a flap or a modem's retrain, shorter than anybody's patience
 _PROBE_AFTER_SECONDS, _PROBE_EVERY_SECONDS, _PROBES = 30, 10, 6
+_REPEATED = 2
 _LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -63,6 +64,20 @@ def octets(sock: object) -> int | None:
     except OSError:
         return None
     return sum(struct.unpack_from("=QQ", info, 120)) if len(info) >= 136 else None
+
+
+def unanswered(sock: object) -> bool:
+    """Whether TCP has sent the same octets three times and heard nothing: its far end is most likely gone.
+
+    Linux, `tcpi_retransmits` of ``struct tcp_info``, which an acknowledgement sets back; False where nobody counts.
+    """
+    if sys.platform != "linux" or not isinstance(sock, socket.socket | asyncio.trsock.TransportSocket):
+        return False
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+    except OSError:
+        return False
+    return len(info) >= 3 and info[2] >= _REPEATED
 
 
 async def dial(

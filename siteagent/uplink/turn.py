@@ -140,8 +140,8 @@ class _Asking:
                     self._tell(domain, None, verdict, 0.0, text=error.why)
                 raise
             verdict = atrn.verdict(reply)
-            if reply.code == 450 and len(domains) > 1:
-                # RFC 2645 §5.2.1: one domain that is not ours refuses all. Which one shows when each is asked alone.
+            if len(domains) > 1 and atrn.about_one_domain(reply):
+                # Which one shows when each is asked alone.
                 self.waiting.extendleft((domain,) for domain in reversed(domains))
                 continue
             for domain in domains:

@@ -58,6 +58,15 @@ def verdict(reply: Reply) -> Verdict:
     return TABLE.get(reply.code) or BY_CLASS[reply.code // 100]
 
 
+def about_one_domain(reply: Reply) -> bool:
+    """Whether a refusal of several domains may be about one of them, so that it is worth asking for each alone.
+
+    RFC 2645 §5.2.1: one domain that is not the account's makes a 450 for all. But so does an ask too many; a server
+    that says X.3.z speaks of itself (RFC 3463 §3.4), and asking it more often makes that worse.
+    """
+    return reply.code == 450 and not reply.enhanced.startswith("4.3.")
+
+
 def sendable(domain: str) -> bool:
     """Whether `domain` may stand behind ATRN (RFC 2645 §5.2.1)."""
     return len(domain) <= 253 and _DOMAIN.match(domain) is not None

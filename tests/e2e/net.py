@@ -238,10 +238,16 @@ class Line:
     def cut_after(self, octets: int) -> None:
         """Let `octets` (of IP packets) in from now on, then nothing more, either way, on a connection that tries."""
         arriving, leaving = (chain for _, _, chain in self._chains)
+        # Whoever was cut before stays dead, and hears no RST: as behind a router that has forgotten the connection.
+        self._iptables("-A", arriving, "-m", "connmark", "--mark", "1", "-j", "DROP")
         self._iptables("-A", arriving, "-m", "quota", "--quota", str(octets), "-j", "RETURN")
         self._iptables("-A", arriving, "-j", "CONNMARK", "--set-mark", "1")
         self._iptables("-A", arriving, "-j", "DROP")
         self._iptables("-A", leaving, "-m", "connmark", "--mark", "1", "-j", "DROP")
+
+    def is_cut(self) -> bool:
+        """Whether `cut_after` has begun to swallow."""
+        return self._swallowed(self._chains[0][2])[-1] > 0
 
     def cut_at(self, marker: str) -> None:
         """The connection on which a packet with `marker` wants in is dead from that packet on, either way."""
@@ -266,8 +272,12 @@ class Line:
 
     def dropped(self) -> int:
         """How many packets the cuts have swallowed."""
-        rules = "".join(self._iptables("-L", chain, "-v", "-x", "-n") for _, _, chain in self._chains)
-        return sum(int(count) for count in re.findall(r"^\s*(\d+)\s+\d+\s+DROP\b", rules, re.MULTILINE))
+        return sum(count for _, _, chain in self._chains for count in self._swallowed(chain))
+
+    def _swallowed(self, chain: str) -> list[int]:
+        """By each rule of `chain` that drops, in their order."""
+        rules = self._iptables("-L", chain, "-v", "-x", "-n")
+        return [int(count) for count in re.findall(r"^\s*(\d+)\s+\d+\s+DROP\b", rules, re.MULTILINE)]
 
     def heal(self) -> None:
         """Take all cuts away. A connection that was cut stays what its ends make of it."""

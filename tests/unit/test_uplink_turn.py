@@ -214,6 +214,12 @@ def test_one_domain_that_is_not_ours_does_not_keep_the_others_from_being_asked()
     ]
 
 
+def test_a_refusal_that_is_about_the_server_is_not_asked_again_domain_by_domain() -> None:
+    found = asked(["450 4.3.2 too many requests\r\n"], ("a.example", "b.example"))
+    assert found.outcomes == [("a.example", "retry", 450), ("b.example", "retry", 450)]
+    assert [line for line in found.provided.heard if line.startswith("ATRN")] == ["ATRN a.example,b.example"]
+
+
 def test_what_is_left_is_asked_on_another_connection_behind_the_first_session() -> None:
     nodes = tuple(f"site{n:03}.some-long-domain.example" for n in range(20))
     found = asked(["250 ok\r\nQUIT\r\n", "250 ok\r\nQUIT\r\n"], nodes)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from aiosmtplib.esmtp import parse_esmtp_extensions
@@ -61,6 +61,7 @@ class Connection(Talk):
         self.certificate = b""  # DER, of the server on this line
         self.logged_in = False
         self.refused_tls = False
+        self.address = ""  # whom we reached; one that was dialled
         self._route = route
         self._hello = "HELO"
 
@@ -95,6 +96,8 @@ class Connection(Talk):
             seconds=route.limits.connect_seconds,
             note=lambda text: self.note(f"-- {text}"),
         )
+        with suppress(OSError):  # reset already
+            self.address = str(connected.getpeername()[0])
         loop = asyncio.get_running_loop()
         protocol = self._protocol = Protocol(loop)
         dialled = loop.create_connection(lambda: protocol, sock=connected, ssl=context, server_hostname=name)
@@ -230,7 +233,8 @@ async def session(
     `count` is told what each connection cost: octets of TCP's payload, both ways, TLS included.
 
     A server that hangs up on EHLO gets HELO on a second connection, one whose opportunistic TLS does not come about
-    gets a second one in clear.
+    gets a second one in clear. An address that takes the connection and does not let us in is no better than one that
+    does not answer: the next one is tried (RFC 5321 §5.1).
 
     Raises:
         Broken: at one of the stages connect, greeting, ehlo, starttls.
@@ -252,24 +256,30 @@ async def _opened(provider: Provider, route: Route, count: Callable[[int], None]
         connection.on_cost = count
         try:
             await connection.open(hello=hello, plain=plain)
-        except Hangup as error:
-            connection.close()
-            # HELO knows no STARTTLS: pointless where that is required.
-            if error.stage != "ehlo" or hello == "HELO" or provider.tls is Tls.REQUIRED:
-                raise
-            connection.note("-- it hung up on EHLO: once more, with HELO")
-            hello = "HELO"
-        except Unprotected as error:
-            connection.close()
-            if plain:
-                raise
-            connection.note(f"-- {error.why}: once more, in clear")
-            plain = True
         except Broken as error:
-            await connection.leave(error)
-            raise
+            if isinstance(error, Hangup | Unprotected):
+                connection.close()
+            else:
+                await connection.leave(error)
+            others = tuple(address for address in route.addresses if address != connection.address)
+            if error.stage == "greeting" and 0 < len(others) < len(route.addresses):
+                connection.note(f"-- {error.why}: the next address")
+                route = replace(route, addresses=others)
+            elif _wants_helo(provider, error) and hello == "EHLO":
+                connection.note("-- it hung up on EHLO: once more, with HELO")
+                hello = "HELO"
+            elif isinstance(error, Unprotected) and not plain:
+                connection.note(f"-- {error.why}: once more, in clear")
+                plain = True
+            else:
+                raise
         except BaseException:
             connection.close()
             raise
         else:
             return connection
+
+
+def _wants_helo(provider: Provider, error: Broken) -> bool:
+    """It hung up on EHLO (RFC 1869 §4.7). HELO knows no STARTTLS: pointless where that is required."""
+    return isinstance(error, Hangup) and error.stage == "ehlo" and provider.tls is not Tls.REQUIRED

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from aiosmtplib.errors import SMTPException, SMTPServerDisconnected
 
@@ -65,9 +64,12 @@ class Talk:
         """QUIT, for at most 5 s; whatever the server makes of it is no error (RFC 1985 §7 has it answer 250)."""
         if self._transport is None:
             return
-        with suppress(Broken):
+        try:
             await self.command("QUIT", stage="ask", seconds=min(_QUIT_SECONDS, self.limits.command_seconds))
-        self.close()
+        except Broken:
+            return
+        finally:
+            self.close()
 
     async def leave(self, error: Broken) -> None:
         """Ends a session that `error` ended: with QUIT where both sides are still in step (after a refusal, say)."""

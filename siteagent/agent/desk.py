@@ -30,9 +30,10 @@ from siteagent.inbound.reception import Owner
 from siteagent.inbound.smtp import Dialect
 from siteagent.link.watch import Target
 from siteagent.names import Resolver
+from siteagent.rounds.choice import Seen
 from siteagent.rounds.habits import Habits
 from siteagent.rounds.runner import Request, Runner
-from siteagent.status import ProviderView
+from siteagent.status import Document, ProviderView
 from siteagent.store import requests
 from siteagent.store.forms import NameForms
 
@@ -123,6 +124,7 @@ class Desk:
             metered=self._is_metered,
             closed_for=self._closed_for,
             habits=self._habits(provider.name),
+            seen=self._seen(provider.name),
             on_request_only=self._on_request_only,
         )
         asker.choice = lambda: self.runners[provider.name].choice
@@ -225,8 +227,13 @@ class Desk:
     # --- what the listener asks ---------------------------------------------------------------------------------------
 
     def owner(self, peer: str) -> Owner:
-        """By the longest prefix; at a tie the provider with a round open, the latest ask first."""
+        """By the longest prefix; at a tie the provider with a round open, the latest ask first.
+
+        Who comes from an address of ours is nobody, though a network in `peers` may have it: we, trying our own port.
+        """
         names = self._peering.candidates(peer)
+        if peer in self._our_addresses() and not self._peering.asked_at(peer, names):
+            return Owner(provider=None, round=None)
         waiting = [self.runners[name] for name in names if name in self.runners and self.runners[name].expecting]
         if waiting:
             latest = max(waiting, key=lambda runner: runner.asked_at or 0.0)
@@ -257,8 +264,11 @@ class Desk:
         return self._peering.suspects(
             peer,
             waiting={runner.name: runner.session_came for runner in runners if runner.expecting},
-            ours={runner.line.source for runner in runners if runner.line is not None},
+            ours=self._our_addresses(),
         )
+
+    def _our_addresses(self) -> set[str]:
+        return {runner.line.source for runner in self.runners.values() if runner.line is not None}
 
     def defer_above(self, provider: str | None) -> int:
         """Octets above which a message stays with that provider for now; 0: none."""
@@ -310,8 +320,15 @@ class Desk:
 
     def _habits(self, name: str) -> Habits:
         """What earlier runs saw of the provider; the journal tells it at start."""
-        rows = [row for row in self._teller.fold.ledger() if row["provider"] == name]
-        return Habits.from_calls(row["first_connection_seconds"] for row in rows)
+        return Habits.from_calls(row["first_connection_seconds"] for row in self._past_rounds(name))
+
+    def _seen(self, name: str) -> Seen:
+        """How its rounds went in earlier runs, for ``method = "auto"``."""
+        rows = self._past_rounds(name)
+        return Seen.from_past((row["method"], row["outcome"], bool(row["sessions"])) for row in rows)
+
+    def _past_rounds(self, name: str) -> list[Document]:
+        return [row for row in self._teller.fold.ledger() if row["provider"] == name]
 
     def _is_metered(self, interface: str) -> bool:
         return any(fnmatchcase(interface, pattern) for pattern in self.configuration.link.metered)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from siteagent.config.sections import Provider
 from siteagent.errors import SiteAgentError
@@ -89,8 +89,12 @@ class Peering:
         """
         if plain_peer(peer) in ours:
             return ()
-        asked = tuple(name for name in waiting if self._is_host(name, peer))
+        asked = self.asked_at(peer, waiting)
         return asked or tuple(name for name, came in waiting.items() if not came or self.near(name, peer))
+
+    def asked_at(self, peer: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` whose `host` has this very address."""
+        return tuple(name for name in names if self._is_host(name, peer))
 
     def _is_host(self, provider: str, peer: str) -> bool:
         found = next((p for p in self._providers if p.name == provider), None)

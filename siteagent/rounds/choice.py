@@ -1,18 +1,23 @@
 """``method = "auto"``: ETRN or ATRN for the round that begins, and why. Pure.
 
 ETRN costs less and lets several messages come at once, but the provider must be able to connect to us. ATRN is taken
-where it is offered and we cannot be reached, as far as one can know: our address is private or shared (the usual way
-to be behind a NAT), or the provider agreed twice in a row and nobody came. Where the provider's port for ETRN does not
-offer ATRN, ``atrn_port`` is tried, but only from such an address and after asking in vain: most providers have nothing
-there. An ATRN that did not come about gives ETRN its turn again.
+where it is offered and ETRN brings nothing, as far as one can know: our address is private or shared (the usual way to
+be behind a NAT), or the provider agreed twice in a row and nobody came, or it refuses ETRN. Where the provider's port
+for ETRN does not offer ATRN, ``atrn_port`` is tried, but only when it was asked in vain from such an address, or
+refuses: most providers have nothing there. An ATRN that did not come about gives ETRN its turn again. Where ATRN cannot
+be had at all, because nobody logs in or mail is not received here, ETRN it is, and the reason says so.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from siteagent.config.sections import Method, Provider
+from siteagent.config.sections import Auth, Method, Provider
+from siteagent.events import Outcome
+from siteagent.rounds.policy import SUCCESSES
 
 VAIN_ASKS = 2
 
@@ -37,23 +42,39 @@ class Choice:
 class Seen:
     """What the rounds so far told. `offers_atrn`: on `port`, None while nobody knows; `vain`: ETRN rounds in a row
 
-    that were agreed to and brought nobody; `atrn_failed`: the latest round, by ATRN, did not come about.
+    that were agreed to and brought nobody; `atrn_failed`: the latest round, by ATRN, did not come about;
+    `etrn_refused`: the latest by ETRN was refused for good.
     """
 
     offers_atrn: bool | None = None
     vain: int = 0
     atrn_failed: bool = False
+    etrn_refused: bool = False
+
+    @classmethod
+    def from_past(cls, rounds: Iterable[tuple[str, str, bool]]) -> Seen:
+        """What a journal tells, oldest first: (method, outcome, whether a session came) of each round that ended."""
+        seen = cls()
+        for method, outcome, came in rounds:
+            seen = seen.after(Method(method), Outcome(outcome), came=came)
+        return seen
 
     def offered(self, offers: bool) -> Seen:
         return replace(self, offers_atrn=offers)
 
-    def after(self, method: Method, *, came: bool, agreed: bool) -> Seen:
-        """Once a round ended: `came`, somebody connected, or the provider said that nothing waits."""
+    def called(self) -> Seen:
+        """It connected, in time or hours later: so it can."""
+        return Seen(self.offers_atrn)
+
+    def after(self, method: Method, outcome: Outcome, *, came: bool) -> Seen:
+        """Once a round ended; `came`: somebody connected."""
+        agreed = outcome in SUCCESSES or came
         if method is Method.ATRN:
-            return replace(self, atrn_failed=not (came or agreed))
-        if came:
-            return Seen(self.offers_atrn)
-        return replace(self, vain=self.vain + agreed, atrn_failed=False)
+            return replace(self, atrn_failed=not agreed)
+        if came or outcome is Outcome.NOTHING:
+            return self.called()
+        refused = outcome is Outcome.REFUSED or (self.etrn_refused and not agreed)
+        return replace(self, vain=self.vain + agreed, atrn_failed=False, etrn_refused=refused)
 
 
 def unreachable(source: str) -> str:
@@ -69,20 +90,27 @@ def unreachable(source: str) -> str:
     return ""
 
 
-def choose(provider: Provider, seen: Seen, *, source: str) -> Choice:
-    """The method of the next round from address `source`."""
+def choose(provider: Provider, seen: Seen, *, source: str, receives: bool = True) -> Choice:
+    """The method of the next round from address `source`. `receives`: a connection can be turned round here."""
     if provider.method is not Method.AUTO:
         return Choice(provider.method, provider.port)
+    by_etrn = partial(Choice, Method.ETRN, provider.port)
+    if not receives:
+        return by_etrn("mail is not received here (listen = [])")
     if seen.atrn_failed:
-        return Choice(Method.ETRN, provider.port, "ATRN did not come about")
+        return by_etrn("ATRN did not come about")
     closed = unreachable(source)
-    in_vain = seen.vain >= VAIN_ASKS
-    vain = f"the provider agreed {seen.vain} times and nobody came"
-    if seen.offers_atrn and (closed or in_vain):
-        return Choice(Method.ATRN, provider.port, f"ATRN is offered, and {closed or vain}")
-    if closed and in_vain and seen.offers_atrn is False:
-        return Choice(Method.ATRN, provider.atrn_port, f"{closed}, and {vain}")
-    if closed:
-        known = "not known yet to be offered" if seen.offers_atrn is None else "not offered here"
-        return Choice(Method.ETRN, provider.port, f"ATRN is {known}, although {closed}")
-    return Choice(Method.ETRN, provider.port, "nothing says that we cannot be reached")
+    vain = f"the provider agreed {seen.vain} times and nobody came" if seen.vain >= VAIN_ASKS else ""
+    why = closed or vain or ("ETRN is refused" if seen.etrn_refused else "")
+    if not why:
+        return by_etrn("nothing says that we cannot be reached")
+    if provider.username is None and provider.auth is not Auth.EXTERNAL:
+        return by_etrn(f"ATRN needs a login (username, password_file), although {why}")  # RFC 2645 §5.2.1
+    if seen.offers_atrn:
+        return Choice(Method.ATRN, provider.port, f"ATRN is offered, and {why}")
+    if seen.etrn_refused or (closed and vain):
+        both = f"{closed}, and {vain}" if closed and vain else why
+        # Not known: a life that is for one round has only the journal of the rounds before.
+        return Choice(Method.ATRN, provider.port if seen.offers_atrn is None else provider.atrn_port, both)
+    known = "not known yet to be offered" if seen.offers_atrn is None else "not offered here"
+    return by_etrn(f"ATRN is {known}, although {why}")

@@ -25,6 +25,9 @@ REFUSED_FIRST_SECONDS, REFUSED_LAST_SECONDS = 3600.0, 86400.0
 BUSY_CODE = 458
 BUSY_SECONDS = (30.0, 60.0, 120.0)
 
+# RFC 5321 §3.8: the server closes the connection, whatever it was asked.
+CLOSING_CODE = 421
+
 # `ask_every_seconds = "auto"`.
 AUTO_SECONDS = 900.0
 
@@ -124,6 +127,25 @@ def answered(
         if session_came or signal is Signal.NOTHING:
             return Signal.AGREED_RECEIVED
     return signal
+
+
+def in_turn(nodes: Sequence[str], before: Mapping[str, NodeAnswer | None]) -> tuple[str, ...]:
+    """`nodes` in the order in which to ask: first those that a conversation cut short left without a word.
+
+    `before`: the last answer to each node of the ask before, None for one that was not reached. A server that hangs up
+    behind every second command (Postfix under stress, after a refused name) would otherwise never hear of the later
+    nodes, whose mail would wait for ever behind the first one's answer.
+    """
+
+    def rank(node: str) -> int:
+        if node not in before:
+            return 2
+        told = before[node]
+        if told is None:
+            return 0
+        return 1 if told.code is None or told.code == CLOSING_CODE else 2
+
+    return tuple(sorted(nodes, key=rank))
 
 
 # --- a 458 that stays -------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from siteagent.rounds.habits import Habits
 from siteagent.rounds.ledger import Ledger
 from siteagent.rounds.machine import TABLE, Action, Ignored, Signal, State, Table, step
 from siteagent.rounds.record import Request, Round, View
-from siteagent.wire.etrn import AskResult
+from siteagent.wire.etrn import AskResult, NodeAnswer
 
 __all__ = ["AskFunction", "CallLater", "Request", "Runner", "View"]
 
@@ -80,12 +80,13 @@ class Runner:
         table: Table = TABLE,
         closed_for: Callable[[datetime], float] = lambda at: 0.0,
         habits: Habits | None = None,
+        seen: choice.Seen | None = None,
         on_request_only: bool = False,
     ) -> None:
         """`closed_for`: seconds from that moment on in which nobody may be asked by ourselves.
 
-        `habits`: what the provider was seen to do before. `on_request_only`: a round that waited for the line is the
-        request's and nothing else: its nodes, its time.
+        `habits` and `seen`: what the provider was seen to do before. `on_request_only`: a round that waited for the
+        line is the request's and nothing else: its nodes, its time.
         """
         self._provider = provider
         self._configured = provider  # counts from the next round
@@ -103,7 +104,7 @@ class Runner:
         self._closed_for = closed_for
         self._habits = habits or Habits()
         self._on_request_only = on_request_only
-        self._seen = choice.Seen()
+        self._seen = seen or choice.Seen()
         self._choice: choice.Choice | None = None  # how the latest round asks
         self._last_closed_at: float | None = None  # the latest session of the open round that ended
 
@@ -112,6 +113,7 @@ class Runner:
         self._ledger = Ledger(provider.name)
         self._memory = policy.Memory()
         self._patience = policy.Patience()
+        self._heard: dict[str, NodeAnswer | None] = {}  # of the latest ask that was over: each node's last word
         self._round: Round | None = None
         self._requests: dict[str, tuple[str, ...]] = {}
         self._held: list[Request] = []
@@ -287,6 +289,8 @@ class Runner:
     def _take_event(self, event: Event) -> Signal | None:
         moves = self._ledger.moves
         if isinstance(event, SessionOpened) and event.provider == self.name:
+            if self._round is None or self._round.method != Method.ATRN.value:
+                self._seen = self._seen.called()
             self._learn_habit()
         signal = self._ledger.observe(event)
         if signal in (Signal.SESSION_CLOSED, Signal.LAST_SESSION_CLOSED):
@@ -464,6 +468,9 @@ class Runner:
         """Set the timer of the next ask, if there is to be one."""
         assert self._line is not None, "plans are made on a line"
         now = self._monotonic()
+        if action is Action.PLAN_LONG and self._memory.refusals == 1 and self._choose().method is Method.ATRN:
+            # Refused one way, and the other was not tried: nobody has to change anything first.
+            action = Action.PLAN_RETRY
         metered = self._metered(self._line.interface)
         plan = policy.planned(
             action, self._configured, self._memory, metered=metered, now=now, busy=self._patience.pause
@@ -519,7 +526,7 @@ class Runner:
     def _start(self) -> None:
         provider = self._provider = self._configured
         requests, self._held = self._held, []
-        chosen = choice.choose(provider, self._seen, source=self._line.source if self._line else "")
+        chosen = self._choose()
         current = self._round = Round(
             id=self._new_id(),
             provider=provider.name,
@@ -553,6 +560,10 @@ class Runner:
         self._choice = chosen
         self._last_closed_at = None
 
+    def _choose(self) -> Choice:
+        source = self._line.source if self._line else ""
+        return choice.choose(self._configured, self._seen, source=source, receives=not self._ask_only)
+
     def _nodes(self, requests: Sequence[Request]) -> tuple[str, ...]:
         """What to ask for: all, unless the round is for requests alone and each of them names its nodes."""
         everything = self._provider.nodes
@@ -569,10 +580,7 @@ class Runner:
         current, self._round = self._round, None
         assert current is not None, "no round to end"
         now = self._monotonic()
-        came = self._ledger.session_came or outcome is Outcome.NOTHING
-        self._seen = self._seen.after(
-            Method(current.method), came=came, agreed=outcome in policy.SUCCESSES or self._ledger.session_came
-        )
+        self._seen = self._seen.after(Method(current.method), outcome, came=self._ledger.session_came)
         self._set_limit(None)
         lost = self._ledger.session_open or self._troubled
         self._memory = self._memory.after(outcome, now=now, session_lost=lost)
@@ -600,7 +608,7 @@ class Runner:
         current.asks += 1
         patience = self._patience
         self._asker.begin(
-            current.nodes if current.asks == 1 else current.started_nodes,
+            policy.in_turn(current.nodes if current.asks == 1 else current.started_nodes, self._heard),
             current.line,
             on_answer=lambda answer: self._emit(current.answered(patience.judged(answer))),
             on_over=lambda result: self._feed(partial(self._take_result, current, result)),
@@ -614,6 +622,8 @@ class Runner:
         again = current.asks > 1
         answers = tuple(self._patience.judged(answer) for answer in result.answers)
         self._patience = self._patience.after(result.answers)
+        self._heard |= dict.fromkeys(current.started_nodes if again else current.nodes)
+        self._heard |= {answer.node: answer for answer in result.answers}
         self._ledger.note_ask(result.wire_bytes)
         asked_at_port = self._choice is not None and self._choice.port == self._provider.port
         if asked_at_port and (result.software or result.offers_atrn or result.answers):

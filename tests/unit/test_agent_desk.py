@@ -49,10 +49,14 @@ class FakeRunner:
 class FakePeering:
     def __init__(self, *names: str) -> None:
         self.names = names
+        self.hosts: dict[str, str] = {}
         self.told: list[tuple[str, ...]] = []
 
     def candidates(self, peer: str) -> tuple[str, ...]:
         return self.names
+
+    def asked_at(self, peer: str, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if self.hosts.get(name) == peer)
 
     def reconfigure(self, providers: Sequence[Provider]) -> None:
         self.told.append(tuple(provider.name for provider in providers))
@@ -104,3 +108,17 @@ def test_at_a_tie_of_none_that_waits_it_is_nobodys() -> None:
 
 def test_in_a_round_on_demand_a_provider_that_is_not_asked_keeps_its_name() -> None:
     assert desk(FakePeering("other"), waiting("isp", 1.0)).owner("192.0.2.1") == Owner(provider="other", round=None)
+
+
+def test_who_comes_from_an_address_of_ours_is_nobody_though_peers_has_its_network() -> None:
+    ours = Line("wg0", "10.0.0.2")
+    runner = FakeRunner("isp", expecting=True, asked_at=1.0, round="r", line=ours)
+    assert desk(FakePeering("isp"), runner).owner("10.0.0.2") == Owner(provider=None, round=None)
+    assert desk(FakePeering("isp"), runner).owner("10.0.0.1") == Owner(provider="isp", round="r")
+
+
+def test_a_provider_on_this_very_machine_is_itself() -> None:
+    peering = FakePeering("isp")
+    peering.hosts = {"isp": "127.0.0.1"}
+    runner = FakeRunner("isp", expecting=True, asked_at=1.0, round="r", line=Line("lo", "127.0.0.1"))
+    assert desk(peering, runner).owner("127.0.0.1") == Owner(provider="isp", round="r")

@@ -14,6 +14,7 @@ from siteagent.rounds.policy import (
     answered,
     clock_pause,
     covers,
+    in_turn,
     jittered,
     merged,
     nudge_counts,
@@ -256,3 +257,20 @@ def test_a_round_covers_a_request_for_some_or_all_of_its_nodes():
     assert covers(("a", "b"), ("b",), all_nodes=("a", "b"))
     assert not covers(("a",), None, all_nodes=("a", "b"))
     assert not covers(("a",), ("b",), all_nodes=("a", "b"))
+
+
+# --- whose turn it is -------------------------------------------------------------------------------------------------
+
+
+def last_word(node: str, outcome: NodeOutcome, code: int | None) -> NodeAnswer:
+    return NodeAnswer(node, outcome, code, "text", None, 0.1)
+
+
+def test_who_was_not_reached_is_asked_first_then_who_got_no_word() -> None:
+    before = {"a": last_word("a", R, 459), "b": last_word("b", U, None), "c": last_word("c", T, 421), "d": None}
+    assert in_turn(("a", "b", "c", "d", "new"), before) == ("d", "b", "c", "a", "new")
+
+
+def test_where_all_had_their_word_or_none_the_order_is_that_of_the_configuration() -> None:
+    assert in_turn(("c", "a", "b"), {node: last_word(node, S, 250) for node in "abc"}) == ("c", "a", "b")
+    assert in_turn(("c", "a", "b"), dict.fromkeys("abc")) == ("c", "a", "b")

@@ -19,6 +19,7 @@ from siteagent.events import (
     NodeOutcome,
     RoundEnded,
 )
+from siteagent.rounds.choice import Seen
 from siteagent.wire.etrn import AskFailure, AskResult, NodeAnswer
 from tests.rounds_fakes import (
     NO_ANSWER,
@@ -1159,7 +1160,7 @@ async def test_a_clock_that_was_set_back_while_we_waited_keeps_the_hours_closed(
 @scene
 async def test_auto_turns_to_atrn_after_asking_twice_in_vain_and_says_why():
     offered = AskResult((answer(),), None, True, "")
-    bench = Bench(offered, method=Method.AUTO, ask_every_seconds=600)
+    bench = Bench(offered, method=Method.AUTO, username="office", ask_every_seconds=600)
     await bench.up()
     await bench.wait(1500)
     assert [event.method for event in bench.started] == ["etrn", "etrn", "atrn"]
@@ -1177,7 +1178,7 @@ async def test_a_configured_method_is_no_event():
 
 @scene
 async def test_what_is_offered_at_another_port_says_nothing_about_the_providers():
-    bench = Bench(STARTED, method=Method.AUTO, ask_every_seconds=600)
+    bench = Bench(STARTED, method=Method.AUTO, username="office", ask_every_seconds=600)
     private = Line("eth7", "192.168.1.2", None)
     await bench.up(private)
     await bench.wait(720)
@@ -1186,6 +1187,61 @@ async def test_what_is_offered_at_another_port_says_nothing_about_the_providers(
     ports = [event.port for event in bench.of(MethodChosen)]
     assert ports == [25, 25, 366], "asked twice in vain at 25, where nothing is offered; then at 366, and that stays"
     assert [event.method for event in bench.started] == ["etrn", "etrn", "atrn", "atrn"]
+
+
+@scene
+async def test_auto_turns_to_atrn_at_once_where_etrn_is_refused_for_good_and_only_once():
+    told = AskResult((answer(outcome=NodeOutcome.REFUSED, code=502),), None, True, "")
+    bench = Bench(told, method=Method.AUTO, username="office")
+    await bench.up()
+    assert [event.method for event in bench.started] == ["etrn", "atrn"]
+    assert bench.outcomes == ["refused", "refused"]
+    await bench.wait(3600)
+    assert len(bench.started) == 2, "both ways are refused: now somebody has to change something"
+    await bench.wait(3600)
+    assert [event.method for event in bench.started] == ["etrn", "atrn", "etrn"]
+
+
+@scene
+async def test_auto_stays_with_etrn_for_a_provider_that_calls_hours_later():
+    offered = AskResult((answer(),), None, True, "")
+    bench = Bench(offered, method=Method.AUTO, username="office", ask_every_seconds=3600)
+    await bench.up()
+    for _ in range(4):
+        await bench.wait(1800)
+        bench.close(bench.open(None))
+        await bench.wait(1920)
+    assert {event.method for event in bench.started} == {"etrn"} and set(bench.outcomes) == {"silent"}
+
+
+@scene
+async def test_mail_that_comes_over_the_turned_connection_does_not_make_auto_think_that_we_can_be_reached():
+    offered = AskResult((answer(),), None, True, "")
+    bench = Bench(offered, method=Method.AUTO, username="office", ask_every_seconds=600)
+    await bench.up()
+    await bench.wait(1450)
+    for _ in range(3):
+        assert bench.started[-1].method == "atrn"
+        bench.close(bench.open())
+        await bench.wait(660)
+
+
+@scene
+async def test_auto_remembers_what_an_earlier_run_saw():
+    seen = Seen(None, 2)
+    bench = Bench(STARTED, method=Method.AUTO, username="office", runner_options={"seen": seen})
+    await bench.up(Line("eth7", "192.168.1.2", None))
+    assert [event.method for event in bench.started] == ["atrn"]
+
+
+@scene
+async def test_behind_a_server_that_hangs_up_after_every_command_the_other_nodes_get_their_turn():
+    told = NodeAnswer("a", NodeOutcome.REFUSED, 459, "no", None, 0.1)
+    cut = AskFailure("ask", "too many errors", 421, True, None)
+    bench = Bench(result(told, answer("b", NodeOutcome.RETRY, 421), failure=cut), NOTHING, nodes=("a", "b", "c"))
+    await bench.up()
+    await bench.wait(2)
+    assert bench.asks == [("a", "b", "c"), ("c", "b", "a")]
 
 
 @scene

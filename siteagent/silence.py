@@ -21,9 +21,9 @@ from siteagent.events import (
     AskAnswered,
     Emit,
     Event,
-    NodeOutcome,
     Outcome,
     RoundEnded,
+    RoundStarted,
     SessionOpened,
     Stamped,
     WarningCleared,
@@ -35,6 +35,7 @@ SILENT_ROUNDS = 3
 # So long without a connection is no news of a provider that came before: many a queue is empty over a long weekend.
 USUAL_SILENCE = timedelta(days=3)
 LOOK_SECONDS = 20.0
+_GREETING_SECONDS = 2.0
 
 NOTHING_WAITED = "nothing was waiting"
 
@@ -162,6 +163,7 @@ class Around:
     source: Callable[[str], str]  # our address on the line to that provider, "" without one
     resolve: Callable[[str], Awaitable[tuple[str, ...]]]
     port: Callable[[], int | None]  # where we listen for the provider; None: nowhere
+    at: Callable[[str], tuple[str, ...]]  # the providers that an address may stand for, as well as each other
     wall: Callable[[], datetime]
     raise_: Callable[[str, str, str, str], WarningRaised | None]
     clear: Callable[[str, str], WarningCleared | None]
@@ -175,6 +177,7 @@ class Explainer:
     around: Around
     background: Callable[[Coroutine[Any, Any, None]], None]
     _past: dict[str, _Past] = field(default_factory=dict)
+    _knocking_from: str = ""  # our own address, while we try our own port: `peers` may hold it
 
     def restore(self, past: Mapping[str, datetime], silent: frozenset[str]) -> None:
         """What earlier runs saw: who came when, and who was silent before."""
@@ -189,17 +192,25 @@ class Explainer:
     def observe(self, event: Event) -> None:
         """Every event of the agent; never waits."""
         match event:
+            case RoundStarted():
+                past = self._of(event.provider)
+                past.counted, past.blocked = False, ""
             case AskAnswered():
                 past = self._of(event.provider)
-                if event.outcome is NodeOutcome.STARTED:
-                    past.counted = event.code in (252, 253)
-                past.blocked = event.text if event.code == 554 else ""
-            case SessionOpened(provider=str(name)):
-                past = self._of(name)
-                past.last_came, past.in_a_row = self.around.wall(), 0
-                self._emit(self.around.clear("silence", name))
+                # A count of nothing is none.
+                past.counted |= event.code in (252, 253) and event.promised != 0
+                past.blocked = event.text if event.code == 554 else past.blocked
+            case SessionOpened() if event.peer != self._knocking_from:
+                # Two providers of one address look the same: whose session it was is a guess, that it came is not.
+                for name in {event.provider, *self.around.at(event.peer)} - {None}:
+                    self._came(str(name))
             case RoundEnded():
                 self._ended(event)
+
+    def _came(self, name: str) -> None:
+        past = self._of(name)
+        past.last_came, past.in_a_row = self.around.wall(), 0
+        self._emit(self.around.clear("silence", name))
 
     def _ended(self, event: RoundEnded) -> None:
         past = self._of(event.provider)
@@ -219,7 +230,8 @@ class Explainer:
         if provider is None:
             return
         past = self._of(name)
-        source, port = self.around.source(name), self.around.port()
+        source, reached = self.around.source(name), await self._reached(provider)
+        port = self.around.port()  # looked up at the last moment: with open = "asked" it closes behind the round
         facts = Facts(
             provider=provider,
             in_a_row=past.in_a_row,
@@ -227,9 +239,9 @@ class Explainer:
             now=self.around.wall(),
             counted=past.counted,
             source=source,
-            reached=await self._reached(provider),
+            reached=reached,
             port=port,
-            answers_ourselves=await _answers(source, port) if source and port else None,
+            answers_ourselves=await self._answers(source, port) if source and port else None,
             blocked=past.blocked,
         )
         told = explanation(facts)
@@ -245,24 +257,29 @@ class Explainer:
         except (SiteAgentError, TimeoutError):
             return None
 
+    async def _answers(self, host: str, port: int) -> bool | None:
+        """Whether somebody takes connections there. None: could not be tried."""
+        self._knocking_from = host
+        try:
+            async with asyncio.timeout(LOOK_SECONDS / 4):
+                reader, writer = await asyncio.open_connection(host, port)
+        except (ConnectionRefusedError, TimeoutError):
+            return False
+        except OSError:
+            return None
+        else:
+            with contextlib.suppress(OSError):  # TimeoutError too: it is open all the same
+                async with asyncio.timeout(_GREETING_SECONDS):
+                    await reader.read(1)  # so that our own listener has told of this session by now
+                writer.close()
+                await writer.wait_closed()
+            return True
+        finally:
+            self._knocking_from = ""
+
     def _emit(self, event: WarningRaised | WarningCleared | None) -> None:
         if event is not None:
             self.around.emit(event)
-
-
-async def _answers(host: str, port: int) -> bool | None:
-    """Whether somebody takes connections there. None: could not be tried."""
-    try:
-        async with asyncio.timeout(LOOK_SECONDS / 4):
-            _, writer = await asyncio.open_connection(host, port)
-    except (ConnectionRefusedError, TimeoutError):
-        return False
-    except OSError:
-        return None
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True
 
 
 def remembered(past: tuple[Stamped, ...]) -> tuple[dict[str, datetime], frozenset[str]]:

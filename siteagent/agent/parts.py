@@ -435,6 +435,7 @@ class Agent:
                 source=self.desk.source,
                 resolve=self.resolver.resolve,
                 port=self._listening_port,
+                at=self.peering.candidates,
                 wall=lambda: datetime.now(UTC),
                 raise_=self.teller.warnings.raise_,
                 clear=self.teller.warnings.clear,

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 from siteagent.config.sections import Provider
-from siteagent.events import AskAnswered, Event, NodeOutcome, Outcome, RoundEnded, SessionOpened, WarningRaised
+from siteagent.events import (
+    AskAnswered,
+    Event,
+    NodeOutcome,
+    Outcome,
+    RoundEnded,
+    RoundStarted,
+    SessionOpened,
+    WarningRaised,
+)
 from siteagent.silence import NOTHING_WAITED, Around, Explainer, Facts, explanation
 from siteagent.status import Warnings
 
@@ -87,7 +96,7 @@ class Bench:
         values: dict[str, Any] = {
             "provider": lambda name: ISP, "source": lambda name: "198.51.100.7", "resolve": resolve,
             "port": lambda: None, "wall": lambda: NOW, "raise_": self.warnings.raise_, "clear": self.warnings.clear,
-            "emit": self.events.append,
+            "emit": self.events.append, "at": lambda peer: (),
         }  # fmt: skip
         self.explainer = Explainer(Around(**{**values, **around}), self.run)
 
@@ -95,12 +104,16 @@ class Bench:
         self.looks += 1
         asyncio.run(work)
 
-    def round(self, outcome: Outcome, *, came: bool = False, code: int = 250) -> None:
-        answered = AskAnswered(
-            round="r", provider="isp", node="n", outcome=NodeOutcome.STARTED, code=code, text="", promised=None,
-            seconds=0.1,
-        )  # fmt: skip
-        self.explainer.observe(answered)
+    def round(self, outcome: Outcome, *codes: int, came: bool = False, promised: int | None = None) -> None:
+        started = RoundStarted(round="r", provider="isp", cause="link", method="etrn", nodes=("n",), interface="ppp0")
+        self.explainer.observe(started)
+        for code in codes or (250,):
+            outcome_of_node = NodeOutcome.STARTED if code < 400 else NodeOutcome.REFUSED
+            answered = AskAnswered(
+                round="r", provider="isp", node="n", outcome=outcome_of_node, code=code, text="listed",
+                promised=promised, seconds=0.1,
+            )  # fmt: skip
+            self.explainer.observe(answered)
         if came:
             self.explainer.observe(SessionOpened(session="s", provider="isp", round="r", peer="p"))
         self.explainer.observe(
@@ -161,7 +174,7 @@ def test_mail_that_came_clears_the_warning() -> None:
 def test_silence_after_a_count_is_looked_into_at_once() -> None:
     bench = Bench()
     bench.round(Outcome.DRAINED, came=True)
-    bench.round(Outcome.SILENT, code=253)
+    bench.round(Outcome.SILENT, 253)
     assert bench.looks == 1 and "counted mail for us" in bench.raised[0]
 
 
@@ -186,3 +199,77 @@ def test_a_port_that_is_open_is_no_cause() -> None:
         bench = Bench(source=lambda name: "127.0.0.1", port=lambda: port)
         bench.round(Outcome.SILENT)
     assert "takes no connection" not in bench.raised[0]
+
+
+def test_a_count_for_one_node_is_not_forgotten_over_the_answer_for_the_next() -> None:
+    bench = Bench()
+    bench.round(Outcome.DRAINED, came=True)
+    bench.round(Outcome.SILENT, 253, 250)
+    assert bench.looks == 1 and "counted mail for us" in bench.raised[0]
+
+
+def test_the_count_of_an_earlier_round_says_nothing_about_this_one() -> None:
+    bench = Bench()
+    bench.round(Outcome.DRAINED, 253, came=True)
+    bench.round(Outcome.SILENT, 250)
+    assert bench.looks == 0
+
+
+def test_a_count_of_none_is_no_count() -> None:
+    bench = Bench()
+    bench.round(Outcome.DRAINED, came=True)
+    bench.round(Outcome.SILENT, 253, promised=0)
+    assert bench.looks == 0
+
+
+def test_554_for_one_node_of_several_is_found() -> None:
+    bench = Bench()
+    bench.round(Outcome.SILENT, 554, 250)
+    assert 'it refuses our address ("listed")' in bench.raised[0]
+
+
+def test_a_session_of_another_provider_at_the_same_address_ends_the_silence() -> None:
+    """Which of two providers of one address it was cannot be told; nobody need be alarmed about the other."""
+    bench = Bench(at=lambda peer: ("isp", "twin"))
+    bench.round(Outcome.SILENT)
+    bench.explainer.observe(SessionOpened(session="s", provider="twin", round="q", peer="192.0.2.1"))
+    assert [event.name for event in bench.events] == ["warning.raised", "warning.cleared"]
+
+
+def test_trying_our_own_port_is_no_visit_of_the_provider() -> None:
+    """`peers` may hold a network that we are in ourselves."""
+
+    async def scene() -> list[Event]:
+        bench = Bench(source=lambda name: "127.0.0.1", port=lambda: port, at=lambda peer: ("isp",))
+
+        async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            bench.explainer.observe(SessionOpened(session="s", provider="isp", round=None, peer="127.0.0.1"))
+            writer.write(b"220 us\r\n")
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        looks: list[Coroutine[Any, Any, None]] = []
+        bench.explainer.background = looks.append
+        bench.round(Outcome.SILENT)
+        await looks.pop()
+        server.close()
+        return bench.events
+
+    assert [event.name for event in asyncio.run(scene())] == ["warning.raised"]
+
+
+def test_a_port_that_closes_behind_the_round_is_not_knocked_at() -> None:
+    """``open = "asked"``: while the name is looked up, the listener goes."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        ports: list[int | None] = [closed.getsockname()[1]]
+
+    async def resolve(host: str) -> tuple[str, ...]:
+        ports[0] = None
+        return ("127.0.0.1",)
+
+    named = Provider(host="h", nodes=("n",), name="isp", reached_as="office.dyn.example")
+    bench = Bench(source=lambda name: "127.0.0.1", port=lambda: ports[0], resolve=resolve, provider=lambda name: named)
+    bench.round(Outcome.SILENT)
+    assert len(bench.raised) == 1 and "takes no connection" not in bench.raised[0]

@@ -2,11 +2,11 @@
 
 For tests, and for an operator who wants to rehearse what siteagent does with a certain server's answers:
 
-    python tests/scripted.py --port 2525 DIALOGUE-FILE [DIALOGUE-FILE...]
+    python3 tests/scripted.py --port 2525 DIALOGUE [DIALOGUE...]
 
-and then `host = "127.0.0.1"`, `port = 2525` in the configuration. Each connection plays the next dialogue, the last one
-again and again. `python tests/scripted.py --list` names the ready-made ones of tests/reference/provider_dialogues.py,
-which may be given instead of a file.
+and then `host = "127.0.0.1"`, `port = 2525`, `tls = "off"` in the configuration (docs/providers.md has a whole one). A
+dialogue is a file, or one of the ready-made ones of tests/reference, which `--list` names. Each connection plays the
+next one, the last one again and again. With `--deliver` a ready-made server that agreed connects in and brings mail.
 
 A dialogue is text, one step a line:
 
@@ -24,7 +24,8 @@ A dialogue is text, one step a line:
                                       from now on, beside all else: connect in and hand over 3 messages for that
                                       address in 2 connections at a time, as a server does whose queue was started
 
-Blank lines and lines that begin with # mean nothing. Behind the last step a QUIT is answered 221, anything else 421.
+Blank lines and lines that begin with # mean nothing. Behind `! close` and `! drop` only `! wait` and `! deliver` are
+played. Behind the last step a QUIT is answered 221, anything else 421.
 A command that is not the expected one is answered `500 unexpected`, noted in `problems`, and the step waits on; so a
 test that ends with `assert not provider.problems` has seen exactly the dialogue it wrote.
 """
@@ -43,6 +44,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +231,17 @@ class Provider:
         self.heard.append(heard)
         steps = self._dialogues[min(number, len(self._dialogues) - 1)]
         try:
+            hung_up = False
             for step in steps:
+                if hung_up and not isinstance(step, Deliver | Wait):
+                    continue
                 if not await self._step(step, reader, writer, heard):
-                    return
-            await self._end(reader, writer, heard)
+                    hung_up = isinstance(step, Close | Drop)
+                    if not hung_up:
+                        return
+                    writer.transport.abort()
+            if not hung_up:
+                await self._end(reader, writer, heard)
         except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return
         finally:
@@ -354,18 +363,53 @@ class Provider:
         return line
 
 
-def _ready_made() -> dict[str, str]:
+def for_nodes(text: str, nodes: Sequence[str]) -> str:
+    """`text`, a ready-made dialogue, about other names: `nodes` are one or two. With one the other's exchange goes."""
+    rows, kept, names = text.split("\n"), list[str](), dict(zip(_NODES, nodes, strict=False))
+    foreign = False
+    for row in rows:
+        if row.startswith("C:"):
+            foreign = any(name in row and name not in names for name in _NODES)
+        if not foreign:
+            kept.append(row)
+    text = "\n".join(kept)
+    for ready, wanted in names.items():
+        text = text.replace(ready, wanted)
+    return text
+
+
+_NODES = ("office.example", "branch.example")
+
+
+def _ready_made() -> dict[str, Any]:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from tests.reference.odd_dialogues import ODD
     from tests.reference.provider_dialogues import DIALOGUES
 
-    return {name: entry.text for name, entry in DIALOGUES.items()}
+    return {**DIALOGUES, **ODD}
+
+
+def _texts(names: Sequence[str], nodes: Sequence[str], delivery: str) -> list[str]:
+    """Each name's dialogues; where the server agrees, `delivery` follows the last of them."""
+    texts: list[str] = []
+    ready = _ready_made()
+    for name in names:
+        if name not in ready:
+            texts.append(Path(name).read_text("utf-8"))
+            continue
+        entry = ready[name]
+        own = [for_nodes(text, nodes) if nodes else text for text in (entry.text, *entry.connections)]
+        if entry.agrees and delivery:
+            own[-1] += f"\n{delivery}"
+        texts += own
+    return texts
 
 
 async def _rehearse(texts: Sequence[str], host: str, port: int) -> None:
     async with Provider(*texts, host=host, port=port) as provider:
         print(f"listening on {host} port {provider.port}; ctrl-c ends it", flush=True)
         shown: dict[int, int] = {}
-        problems = 0
+        problems = delivered = 0
         while True:
             await asyncio.sleep(0.2)
             for number, heard in enumerate(provider.heard):
@@ -375,6 +419,9 @@ async def _rehearse(texts: Sequence[str], host: str, port: int) -> None:
             for problem in provider.problems[problems:]:
                 print(f"not in the dialogue: {problem}", flush=True)
             problems = len(provider.problems)
+            for answer in provider.delivered[delivered:]:
+                print(f"a message was handed over, and answered: {answer}", flush=True)
+            delivered = len(provider.delivered)
 
 
 def main() -> None:
@@ -383,12 +430,18 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--list", action="store_true", help="name the ready-made dialogues")
+    parser.add_argument("--node", action="append", default=[], help="whom they are about; once or twice")
+    parser.add_argument("--deliver", metavar="HOST:PORT", help="where to bring mail once a queue was started")
+    parser.add_argument("--to", metavar="ADDRESS", default="alice@office.example", help="for whom (%(default)s)")
+    parser.add_argument("--messages", type=int, default=2, help="how many (%(default)s)")
+    parser.add_argument("--connections", type=int, default=1, help="over how many connections at a time (%(default)s)")
     options = parser.parse_args()
-    ready = _ready_made()
     if options.list or not options.dialogues:
-        print("\n".join(ready))
+        for name, entry in _ready_made().items():
+            print(f"{name:<32}{entry.source}")
         return
-    texts = [ready[name] if name in ready else Path(name).read_text("utf-8") for name in options.dialogues]
+    delivery = f"! deliver {options.deliver} {options.to} {options.messages} {options.connections}"
+    texts = _texts(options.dialogues, options.node, delivery if options.deliver else "")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_rehearse(texts, options.host, options.port))
 

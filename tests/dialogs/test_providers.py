@@ -1,19 +1,22 @@
-"""What we make of what real servers answer: every dialogue of tests/reference/provider_dialogues.py, played."""
+"""What we make of what servers answer: every dialogue of tests/reference, those of real ones and the odd ones."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from tests.asking import asked, limits
+from tests.asking import asked
+from tests.reference.odd_dialogues import ODD
 from tests.reference.provider_dialogues import DIALOGUES
-from tests.reference.providers_page import PAGE, with_table
+from tests.reference.providers_page import PAGE, played, with_tables
+
+EVERY = {**DIALOGUES, **ODD}
 
 
-@pytest.mark.parametrize("name", DIALOGUES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_server_is_understood(name: str) -> None:
-    entry = DIALOGUES[name]
-    patience = limits(etrn_reply_seconds=0.1) if "silent" in name else limits()
-    # The words of the password are never sent: the line is in clear.
-    run = asked(entry.text, *entry.connections, nodes=entry.nodes, tls="off", limit=patience)
+    entry = EVERY[name]
+    run = asyncio.run(played(entry))
     assert run.server.problems == []
     assert tuple(run.outcomes) == entry.answers
     assert (run.result.failure.stage if run.result.failure else None) == entry.failure
@@ -22,11 +25,9 @@ def test_every_server_is_understood(name: str) -> None:
         assert tuple(answer.promised for answer in run.result.answers) == entry.promised
 
 
-@pytest.mark.parametrize("name", DIALOGUES)
+@pytest.mark.parametrize("name", EVERY)
 def test_whatever_is_not_well_comes_with_a_fix(name: str) -> None:
-    entry = DIALOGUES[name]
-    patience = limits(etrn_reply_seconds=0.1) if "silent" in name else limits()
-    run = asked(entry.text, *entry.connections, nodes=entry.nodes, tls="off", limit=patience)
+    run = asyncio.run(played(EVERY[name]))
     for answer in run.result.answers:
         assert bool(answer.fix) == (answer.outcome.value not in ("started", "nothing")), answer
     assert run.result.failure is None or run.result.failure.fix
@@ -39,4 +40,4 @@ def test_atrn_is_seen_where_it_is_offered() -> None:
 
 def test_docs_providers_md_shows_what_the_runs_gave() -> None:
     page = PAGE.read_text("utf-8")
-    assert page == with_table(page), "run: python -m tests.reference.providers_page"
+    assert page == with_tables(page), "run: python -m tests.reference.providers_page"

@@ -24,6 +24,13 @@ class Entry:
     promised: tuple[int | None, ...] = ()
     nodes: tuple[str, ...] = NODES
     connections: tuple[str, ...] = ()
+    tls: str = "off"
+    impatient: str = ""  # the deadline to be met with soon, "etrn" or "command": the server is silent, or slow
+
+    @property
+    def agrees(self) -> bool:
+        """Some node is started: the server will connect in."""
+        return any(outcome == "started" for outcome, _ in self.answers)
 
 
 def _session(greeting: str, keywords: tuple[str, ...], *exchanges: tuple[str, str]) -> str:
@@ -35,6 +42,11 @@ def _session(greeting: str, keywords: tuple[str, ...], *exchanges: tuple[str, st
         rows.append(f"C: {command}")
         rows += [f"S: {row}" for row in reply.split("\n")]
     return "\n".join([*rows, "C: QUIT", "S: 221 2.0.0 Bye"])
+
+
+def _hello(greeting: str, keywords: tuple[str, ...]) -> str:
+    """The beginning of a session."""
+    return _session(greeting, keywords).removesuffix("\nC: QUIT\nS: 221 2.0.0 Bye")
 
 
 _A, _B = (f"ETRN {node}" for node in NODES)
@@ -106,7 +118,7 @@ DIALOGUES: dict[str, Entry] = {
         "Postfix: smtpd_hard_error_limit is 1 under stress",
         "\n".join(
             (
-                _session(*_POSTFIX).removesuffix("C: QUIT\nS: 221 2.0.0 Bye"),
+                _hello(*_POSTFIX),
                 f"C: {_A}",
                 "S: 421 4.7.0 mx.isp.example Error: too many errors",
                 "! close",
@@ -146,6 +158,12 @@ DIALOGUES: dict[str, Entry] = {
         (("refused", 501), ("refused", 501)),
         software="Exim",
     ),
+    "exim-fork": Entry(
+        "Exim: the queue run cannot be started",
+        _session(*_EXIM, (_A, "458 Unable to fork process"), (_B, "458 Internal failure")),
+        (("retry", 458), ("retry", 458)),
+        software="Exim",
+    ),
     "exim-serialized": Entry(
         "Exim: smtp_etrn_serialize, an earlier run still goes on",
         _session(*_EXIM, ("ETRN #office.example", "458 Already processing #office.example")),
@@ -177,6 +195,39 @@ DIALOGUES: dict[str, Entry] = {
         software="Sendmail",
         nodes=("#office",),
     ),
+    "sendmail-queue-group-started": Entry(
+        "Sendmail: a queue group that exists",
+        _session(*_SENDMAIL, ("ETRN #office", "250 2.0.0 Queuing for queue group office started")),
+        (("started", 250),),
+        software="Sendmail",
+        nodes=("#office",),
+    ),
+    "sendmail-check-etrn": Entry(
+        "Sendmail: the check_etrn ruleset, for now and for good",
+        _session(
+            *_SENDMAIL,
+            (_A, "450 4.7.1 office.example: try again later"),
+            (_B, "550 5.7.1 branch.example: access denied"),
+        ),
+        (("retry", 450), ("refused", 550)),
+        software="Sendmail",
+    ),
+    "sendmail-too-many-commands": Entry(
+        "Sendmail: checksmtpattack, from the sixteenth ETRN of a session on; we send six",
+        "\n".join(
+            (
+                _hello(*_SENDMAIL),
+                f"C: {_A}",
+                "S: 250 2.0.0 Queuing for node office.example started",
+                f"C: {_B}",
+                "S: 421 4.7.0 mx.isp.example Too many bad commands; closing connection",
+                "! close",
+            )
+        ),
+        (("started", 250), ("retry", 421)),
+        failure="ask",
+        software="Sendmail",
+    ),
     "sendmail-off": Entry(
         "Sendmail: PrivacyOptions noetrn, in a version that lists it all the same",
         _session(*_SENDMAIL, (_A, "502 5.7.0 Sorry, we do not allow this operation")),
@@ -202,10 +253,11 @@ DIALOGUES: dict[str, Entry] = {
     ),
     "sendmail-silent": Entry(
         "Sendmail: the queue run cannot start (load, too many children): no reply at all",
-        "\n".join((_session(*_SENDMAIL).removesuffix("C: QUIT\nS: 221 2.0.0 Bye"), "C: ETRN *", "! silent")),
+        "\n".join((_hello(*_SENDMAIL), "C: ETRN *", "! silent")),
         (("unknown", None), ("unknown", None)),
         failure="ask",
         software="Sendmail",
+        impatient="etrn",
     ),
     "hmailserver": Entry(
         "hMailServer 5 SMTPConnection.cpp: never lists ETRN",
@@ -308,6 +360,34 @@ DIALOGUES: dict[str, Entry] = {
         (("refused", 530), ("refused", 530)),
         software="MDaemon",
     ),
+    "mdaemon-spooled": Entry(
+        "MDaemon: the delivery may wait for its next remote mail interval",
+        _session(*_MDAEMON, (_A, "250 2.0.0 Ok, spooled"), (_B, "250 2.0.0 Ok, spooled")),
+        (("started", 250), ("started", 250)),
+        software="MDaemon",
+    ),
+    "kerio": Entry(
+        "Kerio Connect: a login may be asked for; its texts are not known, these are the RFC's",
+        _session(
+            "mx.isp.example Kerio Connect ESMTP ready",
+            ("ETRN", "AUTH PLAIN", "SIZE"),
+            (_A, "250 OK, queuing for node office.example started"),
+            (_B, "530 5.7.0 Authentication required"),
+        ),
+        (("started", 250), ("refused", 530)),
+        software="Kerio",
+    ),
+    "icewarp": Entry(
+        "IceWarp, formerly Merak: likewise",
+        _session(
+            "mx.isp.example ESMTP IceWarp 13; Sun, 22 Nov 2026 08:00:00 +0000",
+            ("ETRN", "AUTH LOGIN", "SIZE"),
+            (_A, "250 OK, queuing for node office.example started"),
+            (_B, "459 Node branch.example not allowed: authenticate first"),
+        ),
+        (("started", 250), ("refused", 459)),
+        software="IceWarp",
+    ),
     "gordano": Entry(
         "Gordano GMS: 250 to 253",
         _session(
@@ -340,16 +420,31 @@ DIALOGUES: dict[str, Entry] = {
         ),
         (("refused", 459), ("retry", 458)),
     ),
-    "at-sign-only": Entry(
-        "PSI, AAISP: other forms of a name",
+    "psi": Entry(
+        "PSI, a relative of Sendmail: wants `#name`, on each of its servers",
         _session(
-            "mx2.isp.example ESMTP",
+            "mx.isp.example ESMTP",
             ("ETRN",),
             ("ETRN #office.example", "250 OK, queue -R 'office.example' started"),
-            ("ETRN @office.example", "501 incorrect"),
+            (_B, "501 Syntax error in parameters"),
         ),
         (("started", 250), ("refused", 501)),
-        nodes=("#office.example", "@office.example"),
+        nodes=("#office.example", "branch.example"),
+    ),
+    "aaisp": Entry(
+        "AAISP, an Exim: wants `#name`",
+        _session(*_EXIM, ("ETRN #office.example", "250 OK"), (_B, "501 argument must begin with #")),
+        (("started", 250), ("refused", 501)),
+        software="Exim",
+        nodes=("#office.example", "branch.example"),
+    ),
+    "skypoint": Entry(
+        "SkyPoint, a server for ETRN alone: wants the bare name",
+        _session(
+            "etrn.isp.example ESMTP", ("ETRN",), (_A, "250 OK"), ("ETRN @branch.example", "501 incorrect domain name")
+        ),
+        (("started", 250), ("refused", 501)),
+        nodes=("office.example", "@branch.example"),
     ),
     "stalwart": Entry(
         "Stalwart smtp-proto: no ETRN",
@@ -375,6 +470,40 @@ DIALOGUES: dict[str, Entry] = {
         (("refused", 500),),
         failure="ask",
         software="chasquid",
+    ),
+    "mox": Entry(
+        "mox server.go: no ETRN",
+        _session("mx.isp.example ESMTP mox", ("PIPELINING",), (_A, "500 5.5.1 unknown command")),
+        (("refused", 500),),
+        failure="ask",
+    ),
+    "aiosmtpd": Entry(
+        "aiosmtpd: no ETRN",
+        _session(
+            "mx.isp.example Python SMTP 1.4.6", ("SIZE 33554432",), (_A, '500 Error: command "ETRN" not recognized')
+        ),
+        (("refused", 500),),
+        failure="ask",
+    ),
+    "cyrus-lmtp": Entry(
+        "Cyrus lmtpd, met by mistake: neither EHLO nor HELO (RFC 2033)",
+        "\n".join(
+            (
+                "S: 220 mx.isp.example Cyrus LMTP ready",
+                "C: EHLO *",
+                "S: 500 5.5.1 Command unrecognized",
+                "C: HELO *",
+                "S: 500 5.5.1 Command unrecognized",
+                "C: RSET",
+                "S: 250 2.0.0 ok",
+                "C: HELO *",
+                "S: 500 5.5.1 Command unrecognized",
+                "C: QUIT",
+                "S: 221 2.0.0 bye",
+            )
+        ),
+        (),
+        failure="ehlo",
     ),
     "rfc-1985-example": Entry(
         "RFC 1985 §7: ETRN as the last line, QUIT answered 250",

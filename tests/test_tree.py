@@ -28,7 +28,7 @@ LAYERS: Sequence[tuple[int, str, str]] = (
         "edges: each does I/O, none knows another",
     ),
     (3, "delivery config.files config.passwords config.paths", "what is on the disk"),
-    (2, "store logs", "our own state, our own words"),
+    (2, "store logs traffic", "our own state, our own words"),
     (
         2,
         "rounds.machine rounds.policy rounds.ledger rounds.record rounds.choice rounds.habits inbound.admission "

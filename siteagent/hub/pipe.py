@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import cast
 
-from siteagent.uplink import sockets
+from siteagent import traffic
 from siteagent.wire.reader import ReplyError, ReplyReader
 from siteagent.wire.reply import Reply
 
@@ -84,7 +84,7 @@ class Pipe(asyncio.Protocol):
         """TCP repeats itself and hears nothing, or the connection is over."""
         if self._lost is not None or self.transport is None:
             return True
-        return sockets.unanswered(self.transport.get_extra_info("socket"))
+        return traffic.unanswered(self.transport)
 
     # --- ours ---------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from siteagent.inbound import says
 from siteagent.inbound.heard import gone, heard, unacknowledged
 from siteagent.inbound.places import House, Meter
 from siteagent.inbound.reception import Owner, Reception, SessionView
+from siteagent.traffic import carried
 from siteagent.wire.reply import Reply, printable
 
 INBOX_BYTES = 65_536
@@ -91,6 +92,8 @@ class Connection(SMTP, asyncio.BufferedProtocol):
         self._key: str | None = None
         self._meter: Meter | None = None
         self._opened_at = 0.0
+        # What TCP carried when we last said something: TLS, and asking on a connection that was turned round, cost too.
+        self._carried = 0
         self._inbox = b""
         self._skipping = False
         self._out: list[bytes] = []
@@ -189,6 +192,8 @@ class Connection(SMTP, asyncio.BufferedProtocol):
         self.sent += len(octets)
         if self.transport is not None and self.phase is not Phase.GONE:
             self.transport.write(octets)
+            if self.tls or self.reversed:  # when the connection is lost its socket may be gone
+                self._carried = carried(self.transport) or self._carried
 
     def pause_writing(self) -> None:
         self._clogged = True
@@ -366,7 +371,7 @@ class Connection(SMTP, asyncio.BufferedProtocol):
                     peer=self.peer,
                     messages=self.messages,
                     bytes=self.bytes,
-                    wire_bytes=self.received + self.sent,
+                    wire_bytes=max(self.received + self.sent, self._carried),
                     seconds=self.loop.time() - self._opened_at,
                     clean=self._polite and not self._temporary,
                     reason=self._reason,

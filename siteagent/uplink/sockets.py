@@ -8,13 +8,10 @@ was written would wait for a quarter of an hour).
 from __future__ import annotations
 
 import asyncio
-import asyncio.trsock
 import contextlib
 import ipaddress
 import os
 import socket
-import struct
-import sys
 from collections.abc import Callable, Sequence
 
 from siteagent.config.sections import Provider
@@ -23,7 +20,6 @@ from siteagent.uplink.broken import AGAIN, Broken
 
 _UNACKNOWLEDGED_SECONDS = 120  # longer than a flap or a modem's retrain, shorter than anybody's patience
 _PROBE_AFTER_SECONDS, _PROBE_EVERY_SECONDS, _PROBES = 30, 10, 6
-_REPEATED = 2
 _LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -50,34 +46,6 @@ def acceptable(
         return tuple(addresses), ()
     good = tuple(address for address in addresses if not _is_ours(address, line))
     return good, tuple(address for address in addresses if address not in good)
-
-
-def octets(sock: object) -> int | None:
-    """Octets of payload that a TCP connection carried so far, both ways, TLS included; None where nobody counts.
-
-    Linux >= 4.6, ``struct tcp_info`` (linux/tcp.h): `tcpi_bytes_acked` and `tcpi_bytes_received` at 120 and 128.
-    """
-    if sys.platform != "linux" or not isinstance(sock, socket.socket | asyncio.trsock.TransportSocket):
-        return None
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
-    except OSError:
-        return None
-    return sum(struct.unpack_from("=QQ", info, 120)) if len(info) >= 136 else None
-
-
-def unanswered(sock: object) -> bool:
-    """Whether TCP has sent the same octets three times and heard nothing: its far end is most likely gone.
-
-    Linux, `tcpi_retransmits` of ``struct tcp_info``, which an acknowledgement sets back; False where nobody counts.
-    """
-    if sys.platform != "linux" or not isinstance(sock, socket.socket | asyncio.trsock.TransportSocket):
-        return False
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
-    except OSError:
-        return False
-    return len(info) >= 3 and info[2] >= _REPEATED
 
 
 async def dial(

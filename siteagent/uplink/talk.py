@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiosmtplib.errors import SMTPException, SMTPServerDisconnected
 
 from siteagent.config.sections import Limits, Provider, Tls
-from siteagent.uplink import sockets
+from siteagent.traffic import carried
 from siteagent.uplink.broken import AGAIN, Broken, Hangup, OutOfStep, Silence
 from siteagent.uplink.protocol import Protocol
 from siteagent.wire.reader import ReplyError, ReplyReader, quoted
@@ -84,8 +84,14 @@ class Talk:
             return
         told, self.on_cost = self.on_cost, None
         if told is not None and self._protocol is not None:
-            told(sockets.octets(self._transport.get_extra_info("socket")) or self._protocol.octets)
-        self._transport.abort()
+            told(carried(self._transport) or self._protocol.octets)
+        self.release().abort()
+
+    def release(self) -> asyncio.Transport:
+        """The open transport, for somebody else to go on with, who counts what it costs in all."""
+        transport, self._transport = self._transport, None
+        assert transport is not None, "not open"
+        return transport
 
     def note(self, text: str) -> None:
         if self._transcript is not None:

@@ -60,11 +60,12 @@ async def turn(
     route = Route(line=line, addresses=addresses, hostname=hostname, limits=limits, tls=tls, transcript=transcript)
     asking = _Asking(provider, nodes, password=password, on_answer=on_answer, receive=receive)
     failure: Broken | None = None
+    counted: list[int] = []
     try:
         while asking.waiting:
             if asking.turned is not None:
                 await asking.turned.over
-            async with session(provider, route) as connection:
+            async with session(provider, route, count=counted.append) as connection:
                 await asking.talk(connection)
                 await connection.quit()
     except Broken as error:
@@ -72,7 +73,7 @@ async def turn(
     told = None
     if failure is not None:
         told = AskFailure(failure.stage, failure.why, failure.code, failure.temporary, failure.fix)
-    return AskResult(tuple(asking.answers), told, asking.offers_atrn, asking.software)
+    return AskResult(tuple(asking.answers), told, asking.offers_atrn, asking.software, wire_bytes=sum(counted))
 
 
 def take_transport(connection: Connection) -> tuple[asyncio.Transport, bytes]:
@@ -80,10 +81,9 @@ def take_transport(connection: Connection) -> tuple[asyncio.Transport, bytes]:
 
     The connection is of no more use to its owner; closing it closes nothing.
     """
-    transport, protocol = connection._transport, connection._protocol
-    assert transport is not None and protocol is not None, "not open"
-    connection._transport = None
-    return transport, protocol.stray
+    protocol = connection._protocol
+    assert protocol is not None, "not open"
+    return connection.release(), protocol.stray
 
 
 class _Asking:
@@ -237,7 +237,7 @@ class _Bridge(asyncio.Protocol):
         self._answer.set_result(reply)
 
     def _turn(self, transport: asyncio.Transport) -> None:
-        self._connection._transport = None  # not the client's any more
+        self._connection.release()  # not the client's any more
         try:
             session = self._take_over()
         except Exception:

@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 import ssl
+import sys
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,7 @@ from siteagent.inbound.listener import Listener
 from siteagent.inbound.reception import Owner
 from siteagent.inbound.smtp import Dialect
 from siteagent.store.spool import SpoolFailed, SpoolFull
+from siteagent.traffic import carried
 from siteagent.wire.reply import Reply
 from tests.fakes import FakeSpool, Peer, events_of, listening, reception, route_office
 
@@ -649,6 +651,29 @@ def test_s18_octets_behind_starttls_end_the_session(server_tls: ssl.SSLContext) 
         assert answer.count(b"\r\n") == 1
 
     Bench(tls=server_tls).run(talk)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what TCP carried")
+def test_a_session_under_tls_costs_what_tcp_carried_and_not_what_was_said(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    seen: list[int] = []
+
+    async def talk(bench: Bench) -> None:
+        peer = await bench.peer()
+        await peer.reply()
+        await peer.say("EHLO isp.example")
+        await peer.say("STARTTLS")
+        await secured(peer, client_tls)
+        await peer.say("EHLO isp.example")
+        await peer.say("NOOP")
+        seen.append(carried(peer.writer.transport) or 0)
+        await peer.say("QUIT")
+
+    bench = Bench(tls=server_tls).run(talk)
+    told = bench.told("session.closed")[0].wire_bytes
+    assert seen[0] > 1500, "a handshake is more than that"
+    assert abs(told - seen[0]) < 300, "QUIT, its answer and the goodbye of TLS"
 
 
 def test_s19_starttls_inside_tls_inside_mail_and_with_arguments(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from functools import cache
 
 import pytest
@@ -273,3 +274,16 @@ def test_a_hang_up_is_told_and_temporary() -> None:
 
 def test_the_deadline_for_atrn_is_eleven_minutes() -> None:
     assert Limits().atrn_reply_seconds == 660
+
+
+def test_what_asking_cost_is_counted_also_where_nothing_waits() -> None:
+    found = asked(["453 no mail\r\n"])
+    assert found.result.wire_bytes > 1500, "a handshake of TLS alone is more than that"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what TCP carried")
+def test_no_octet_of_a_turned_connection_is_counted_twice_or_never() -> None:
+    empty, full = asked(["250 ok\r\nQUIT\r\n"]), asked([f"250 ok\r\n{MAIL.replace('hi', 'x' * 30_000)}"])
+    costs = [found.result.wire_bytes + found.events[-1].wire_bytes for found in (empty, full)]
+    assert 30_000 < costs[1] - costs[0] < 31_500
+    assert costs[0] > 1500, "the handshake, which came before the turn"

@@ -48,7 +48,8 @@ class _Session:
     counts: bool  # in the round that is open
     wire_bytes: int = 0  # told so far, in whichever round
     last_message: str | None = None
-    answered_4yz: bool = False
+    deferred: str = ""  # what we answered 4yz in it, latest
+    told: bool = False  # and that the open round was told of it
 
 
 class Ledger:
@@ -87,7 +88,7 @@ class Ledger:
         figures = self._figures
         self._clear()
         for session in self._sessions.values():
-            session.counts = False
+            session.counts = session.told = False
         return figures
 
     def _clear(self) -> None:
@@ -200,17 +201,18 @@ class Ledger:
         if session is None or not session.counts:
             return None
         self._add(wire_bytes=max(event.wire_bytes - session.wire_bytes, 0))
-        # A session in which we answered 4yz is not clean either, but that was told already.
-        if not event.clean and not session.answered_4yz:
-            self.note_trouble(f"the session from {event.peer} ended uncleanly: {event.reason}")
+        # A session in which we answered 4yz is not clean either, but that was told already; unless in an earlier round.
+        if not event.clean and not session.told:
+            ended = f"the session from {event.peer} ended uncleanly: {event.reason}"
+            self.note_trouble(session.deferred or ended)
         return Signal.SESSION_CLOSED if self.session_open else Signal.LAST_SESSION_CLOSED
 
     def _count(self, event: MessageAccepted | MessageDuplicate | MessageRefused, session: _Session) -> None:
         if isinstance(event, MessageRefused):
             self._add(refused=1)
             if 400 <= event.code < 500:
-                session.answered_4yz = True
-                self.note_trouble(f"we answered {event.code}: {event.reason}")
+                session.deferred, session.told = f"we answered {event.code}: {event.reason}", True
+                self.note_trouble(session.deferred)
             return
         # One transaction may be both: new for some of its recipients, known to others.
         first_told = session.last_message != event.message

@@ -153,9 +153,10 @@ def in_turn(nodes: Sequence[str], before: Mapping[str, NodeAnswer | None]) -> tu
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often each node was answered 458 in a row on this line."""
+    """How often each node was answered 458 in a row on this line, and which were in the latest conversation."""
 
     said: Mapping[str, int] = field(default_factory=dict)
+    latest: frozenset[str] = frozenset()
 
     def judged(self, answer: NodeAnswer) -> NodeAnswer:
         """`answer`, but refused where a temporary 458 has been said too often to be one."""
@@ -165,18 +166,19 @@ class Patience:
 
     def after(self, answers: Iterable[NodeAnswer]) -> Patience:
         """What is remembered once these answers are in; they are the provider's own, not the judged ones."""
-        said = dict(self.said)
+        said, latest = dict(self.said), set[str]()
         for answer in answers:
             if _is_busy(answer):
                 said[answer.node] = said.get(answer.node, 0) + 1
+                latest.add(answer.node)
             else:
                 said.pop(answer.node, None)
-        return Patience(said)
+        return Patience(said, frozenset(latest))
 
     @property
     def pause(self) -> float | None:
-        """Seconds until the nodes that were put off are asked again; None where none was, or all tries are used up."""
-        left = [times for times in self.said.values() if times <= len(BUSY_SECONDS)]
+        """Seconds until the nodes that were put off just now are asked again; None where no try is left for any."""
+        left = [self.said[node] for node in self.latest if self.said[node] <= len(BUSY_SECONDS)]
         return BUSY_SECONDS[min(left) - 1] if left else None
 
 

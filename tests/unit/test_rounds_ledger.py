@@ -197,3 +197,23 @@ def test_the_filer_may_be_faster_than_the_news_of_what_was_accepted(ledger, roun
     ledger.observe(accepted("n", "s"))
     assert ledger.stuck and ledger.waits_to_be_filed
     assert ledger.end().files == 1
+
+
+def test_a_4yz_of_an_earlier_round_is_trouble_of_the_round_in_which_its_session_ends() -> None:
+    ledger = Ledger("isp")
+    ledger.begin("r1")
+    ledger.observe(opened("s", "r1"))
+    ledger.observe(refused("s", 452))
+    ledger.end()
+    ledger.begin("r2")
+    ledger.observe(closed("s", clean=False))
+    assert ledger.trouble == ["we answered 452: so"]
+
+
+def test_a_4yz_is_told_once_a_round() -> None:
+    ledger = Ledger("isp")
+    ledger.begin("r1")
+    ledger.observe(opened("s", "r1"))
+    ledger.observe(refused("s", 452))
+    ledger.observe(closed("s", clean=False))
+    assert ledger.trouble == ["we answered 452: so"]

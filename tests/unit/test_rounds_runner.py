@@ -1005,6 +1005,17 @@ async def test_a_new_line_begins_the_patience_with_458_anew():
 
 
 @scene
+async def test_no_answer_behind_a_458_is_no_458():
+    bench = Bench(RETRY, NO_ANSWER, RETRY, NOTHING)
+    await bench.up()
+    assert bench.ended[-1].next_seconds == 30
+    await bench.wait(30)
+    assert bench.ended[-1].next_seconds == 5, "the second failure in a row"
+    await bench.wait(5)
+    assert bench.ended[-1].next_seconds == 60, "the second 458"
+
+
+@scene
 async def test_no_answer_at_all_keeps_the_schedule_of_retry_seconds():
     bench = Bench(RETRY, NO_ANSWER)
     await bench.up()

@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.e2e.agent import Agent  # noqa: E402
 from tests.e2e.lab import Lab, Namespace, PostfixProvider, Sink, Tap, wait_for  # noqa: E402
 from tests.e2e.messages import shapes, simple  # noqa: E402
 from tests.e2e.net import tool  # noqa: E402
@@ -163,14 +164,22 @@ def flaps() -> None:
                 isp.line.down()
                 time.sleep(max(0.0, begin + (number + 1) * 0.3 - time.monotonic()))
             took = time.monotonic() - begin
+            # It ended down, and stays so until that counts: else the last "up" may be no news.
+            agent.wait_for(lambda: agent.events("link.down")[-1:] == last_word(agent), "down", seconds=10)
             during = len(agent.events("round.started"))
             isp.line.up()
             agent.wait_for(lambda: len(agent.events("round.started")) > during, "a round", seconds=10)
             agent.wait_for_round("isp", beyond=during, seconds=30)
+            ups = len(agent.events("link.up"))
             started, ended = len(agent.events("round.started")), len(agent.events("round.ended"))
-    print(
-        f"200 flaps in {took:.0f} s: {during} rounds while it flapped, {started - during} when it stayed, {ended} ended"
-    )
+    print(f"200 flaps in {took:.0f} s: {during} rounds while it flapped, {started - during} when it stayed up;")
+    print(f"  {ups} times up as it settled, {started} rounds, {ended} of them ended")
+
+
+def last_word(agent: Agent) -> list[dict[str, object]]:
+    """The latest that was told of the line."""
+    told = [*agent.events("link.up"), *agent.events("link.down")]
+    return sorted(told, key=lambda event: str(event["time"]))[-1:]
 
 
 def main() -> None:

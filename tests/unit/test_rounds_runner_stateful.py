@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from siteagent.events import Event, FilingFailed, NodeOutcome, RoundEnded, RoundStarted
+from siteagent.events import Event, FilingFailed, Line, NodeOutcome, RoundEnded, RoundStarted
 from siteagent.rounds.asking import Asker
 from siteagent.rounds.ledger import Ledger
 from siteagent.rounds.machine import Signal
@@ -38,8 +39,16 @@ from tests.rounds_fakes import (
 
 _BOTH = [(outcome, result(answer("a", outcome), answer("b", outcome))) for outcome in NodeOutcome]
 _STARTED, _NOTHING = (dict(_BOTH)[outcome] for outcome in (NodeOutcome.STARTED, NodeOutcome.NOTHING))
+_COUNTED = result(*(replace(answer(node, code=253), promised=2) for node in "ab"))
 _MIXED = result(answer("a"), answer("b", NodeOutcome.RETRY, 458))
-ANSWERS = [_STARTED, _STARTED, _STARTED, *dict(_BOTH).values(), _MIXED, NO_ANSWER, RuntimeError("boom")]
+_BUSY = result(answer("a", NodeOutcome.RETRY, 458), answer("b", NodeOutcome.RETRY, 458))
+_CUT = result(answer("a"), failure=NO_ANSWER.failure)
+ANSWERS = [_STARTED, _STARTED, _COUNTED, *dict(_BOTH).values(), _MIXED, _BUSY, _CUT, NO_ANSWER, RuntimeError("boom")]
+
+# What is promised to the operator (docs/flow.md), written down once more, and not taken from the code.
+RETRY_SECONDS = (0.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+GOOD = frozenset({"drained", "nothing", "silent", "asked"})
+CLOCK, FIRST_REASK, LAST_REASK, DAY, BUSY_LAST = 900.0, 60.0, 660.0, 86400.0, 120.0
 
 
 class Rounds(RuleBasedStateMachine):
@@ -49,84 +58,217 @@ class Rounds(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.bench: Bench
-        self.line = False
+        self.line: Line | None = None
         self.sessions: list[str] = []
         self.unfiled: list[str] = []
-        self.requested: list[str] = []
+        self.requested: dict[str, float | None] = {}  # id -> its time
         self.answered: list[str] = []  # requests of rounds that ended
         self.round_open: str | None = None
+        self.round_cause = ""
+        self.round_began = 0.0
+        self.asks_before = 0  # the round that is open
+        self.came = 0  # sessions that count in it
+        self.troubled = False
+        self.agreed = False
+        self.busy = False  # some node was answered 458 just now
+        self.line_news = False
+        self.failures = 0  # in a row, since the line was news
+        self.trouble_at: float | None = None  # the latest, what it left is asked for again and again for a while
+        self.succeeded_at: float | None = None
         self.by_clock = True
+        self.ask_only = False
         self.ask_again_when_ended = False
+        self.leaves = "at rest"
+        self.leaving = False
+        self.broken: AssertionError | None = None
 
-    @initialize(metered=st.booleans())
-    def build(self, metered: bool) -> None:
-        self.by_clock = not metered
+    @initialize(metered=st.booleans(), ask_only=st.sampled_from([False, False, False, True]))
+    def build(self, metered: bool, ask_only: bool) -> None:
+        self.by_clock, self.ask_only = not metered, ask_only
 
         async def make() -> Bench:
-            return Bench(None, nodes=("a", "b"), metered=metered, runner=self.runner)
+            return Bench(None, nodes=("a", "b"), metered=metered, ask_only=ask_only, runner=self.runner)
 
         self.bench = self.loop.run_until_complete(make())
         self.bench.cancellation_takes_turns = 2
         self.bench.on_event = self.on_event
 
     def on_event(self, event: Event) -> None:
-        if isinstance(event, RoundStarted):
-            assert self.round_open is None, "two rounds at a time"
-            self.round_open = event.round
-        if isinstance(event, RoundEnded):
-            assert self.round_open == event.round, "an end without a start"
-            self.round_open = None
-            self.answered += self.bench.runner.view().requests[event.round]
-            if event.outcome.value in ("drained", "silent", "nothing"):
-                assert not self.sessions, "over, with a session open"
-            if self.ask_again_when_ended:
-                self.ask_again_when_ended = False
-                self.ask_for_a_round(None)
-                self.ask_for_a_round("a")
+        try:
+            if isinstance(event, RoundStarted):
+                self.on_started(event)
+            if isinstance(event, RoundEnded):
+                self.on_ended(event)
+        except AssertionError as error:
+            self.broken = self.broken or error  # asyncio would only log it, where a callback led here
+        if isinstance(event, RoundEnded) and self.ask_again_when_ended:
+            self.ask_again_when_ended = False
+            self.ask_for_a_round(None)
+            self.ask_for_a_round("a")
+
+    def on_started(self, event: RoundStarted) -> None:
+        assert self.round_open is None, "two rounds at a time"
+        assert not self.leaving, "a round of a provider that was removed"
+        self.round_open, self.round_cause, self.round_began = event.round, event.cause, self.bench.clock.now
+        self.asks_before = len(self.bench.asks)
+        self.came, self.troubled, self.agreed = len(self.sessions), False, False
+
+    def on_ended(self, event: RoundEnded) -> None:
+        assert self.round_open == event.round, "an end without a start"
+        self.round_open = None
+        self.answered += self.bench.runner.view().requests[event.round]
+        outcome = event.outcome.value
+        assert event.sessions == self.came, "sessions are counted wrong"
+        self.outcome_is_true(outcome)
+        self.next_ask_is_in_time(outcome, event.next_seconds)
+        if outcome in GOOD:
+            self.succeeded_at = self.bench.clock.now
+
+    def outcome_is_true(self, outcome: str) -> None:
+        if outcome in GOOD:
+            assert not self.sessions, "over, with a session open"
+            assert not self.troubled, "well, with something left at the provider"
+        match outcome:
+            case "drained":
+                assert self.came, "drained, and nobody came"
+            case "silent":
+                assert self.agreed and not self.came, "silent, and somebody came"
+            case "nothing":
+                assert not self.came and not self.agreed
+            case "asked":
+                assert self.ask_only and self.agreed
+            case "incomplete":
+                assert self.troubled or self.leaving or self.time_is_up(), "incomplete, and nothing happened"
+            case "refused":
+                assert not self.agreed
+            case "failed":
+                assert not self.agreed or self.time_is_up()
+            case "link-lost":
+                assert self.line_news, "the line is as it was"
+        assert (
+            self.ask_only == (outcome == "asked")
+            or outcome in ("nothing", "incomplete", "refused", "failed")
+            or (outcome == ("link-lost" if self.ask_only else outcome))
+        )
+
+    def next_ask_is_in_time(self, outcome: str, seconds: float | None) -> None:
+        """At the end of the round it is said when the next ask comes: never later than was promised."""
+        clock, now = CLOCK if self.by_clock else None, self.bench.clock.now
+        calm = self.trouble_at is None
+        if outcome == "incomplete" or (outcome == "link-lost" and (self.sessions or self.troubled)):
+            self.trouble_at = now
+        elif outcome in GOOD and self.trouble_at is not None and now - self.trouble_at > LAST_REASK:
+            self.trouble_at = None
+        if self.leaving or (outcome == "link-lost" and self.line is None):
+            return
+        if outcome == "failed":
+            if self.line is None:
+                return
+            self.failures += 1
+            longest = BUSY_LAST if self.busy else RETRY_SECONDS[min(self.failures, len(RETRY_SECONDS) - 1)]
+            assert seconds is not None and seconds <= longest
+            return
+        self.failures = 0
+        if outcome == "incomplete" and calm:
+            assert seconds is not None and seconds <= FIRST_REASK
+        elif outcome == "refused":
+            assert seconds is not None and seconds <= DAY
+        elif outcome == "link-lost":
+            assert seconds is not None and seconds <= RETRY_SECONDS[0]
+        else:
+            assert clock is None or (seconds is not None and seconds <= clock)
+
+    def time_is_up(self) -> bool:
+        """The round was for requests alone, each of which has its time, and all of it is over."""
+        if self.round_cause != "request":
+            return False
+        round_id = list(self.bench.runner.view().requests)[-1]
+        times = [self.requested[request] for request in self.bench.runner.view().requests[round_id]]
+        known = [seconds for seconds in times if seconds is not None]
+        return bool(known) and len(known) == len(times) and self.bench.clock.now >= self.round_began + max(known)
 
     def run(self, act: Callable[[], Any] = lambda: None, *, seconds: float = 0.0) -> None:
         async def scene() -> None:
-            act()
+            doing = act()
+            if asyncio.iscoroutine(doing):
+                await doing
             await self.bench.wait(seconds)
 
         self.loop.run_until_complete(scene())
         self.bench.waiting = [future for future in self.bench.waiting if not future.done()]
+        self.line_news = False
+        if self.broken is not None:
+            raise self.broken
 
-    def ask_for_a_round(self, node: str | None) -> None:
+    def ask_for_a_round(self, node: str | None, seconds: float | None = None) -> None:
         name = f"q{len(self.requested)}"
-        self.requested.append(name)
-        self.bench.runner.request(Request(name, (node,) if node else None))
+        self.requested[name] = seconds
+        self.bench.runner.request(Request(name, (node,) if node else None, seconds))
+
+    def news_of_the_line(self, act: Callable[[], Any]) -> None:
+        """What starts the schedules anew, and is followed by an ask at once where there is a line."""
+        self.line_news, self.failures = True, 0
+        asks = len(self.bench.asks)
+        self.run(act)
+        assert self.line is None or len(self.bench.asks) > asks, "news of the line, and nobody is asked"
 
     # what happens: mostly what comes next, now and then something else
 
     @rule(line=st.sampled_from([PPP, OTHER]))
-    @precondition(lambda self: not self.line)
-    def line_comes_up(self, line: Any) -> None:
-        self.line = True
-        self.run(lambda: self.bench.runner.line_up(line, "netlink"))
+    @precondition(lambda self: self.line is None)
+    def line_comes_up(self, line: Line) -> None:
+        self.line = line
+        self.news_of_the_line(lambda: self.bench.runner.line_up(line, "netlink"))
 
     @rule(told=st.sampled_from(ANSWERS))
     @precondition(lambda self: self.bench.waiting)
     def provider_answers(self, told: AskResult | Exception) -> None:
+        self.note(told)
         future = self.bench.waiting[0]
         self.run(lambda: future.set_exception(told) if isinstance(told, Exception) else future.set_result(told))
 
-    @rule(what=st.sampled_from(["open", "open", "close", "close", "broken", "filed", "unfiled", "451", "551"]))
-    @precondition(lambda self: self.line)
-    def peer_acts(self, what: str) -> None:
-        if what == "open" and len(self.sessions) < 2:
-            self.run(lambda: self.sessions.append(self.bench.open()))
-        elif not self.sessions:
-            return
-        elif what in ("close", "broken"):
-            session = self.sessions.pop()
-            self.run(lambda: self.bench.close(session, clean=what == "close"))
+    @rule(told=st.sampled_from([_STARTED, _COUNTED]))
+    @precondition(lambda self: self.bench.waiting)
+    def provider_agrees(self, told: AskResult) -> None:
+        self.provider_answers(told)
+
+    def note(self, told: AskResult | Exception) -> None:
+        """What the answer means for the round: some nodes started, some are owed an ask."""
+        answers = () if isinstance(told, Exception) else told.answers
+        outcomes = {one.outcome for one in answers}
+        cut = isinstance(told, Exception) or told.failure is not None
+        owed = cut or bool(outcomes & {NodeOutcome.RETRY, NodeOutcome.UNKNOWN})
+        started = NodeOutcome.STARTED in outcomes
+        again = len(self.bench.asks) - self.asks_before > 1
+        if (started and owed) or (again and not started and (owed or NodeOutcome.NOTHING not in outcomes)):
+            self.troubled = True
+        self.agreed = self.agreed or started
+        self.busy = any(one.code == 458 for one in answers)
+
+    @rule()
+    @precondition(lambda self: self.line and not self.ask_only and len(self.sessions) < 2)
+    def session_opens(self) -> None:
+        self.came += self.round_open is not None
+        self.run(lambda: self.sessions.append(self.bench.open()))
+
+    @rule(clean=st.sampled_from([True, True, True, False]))
+    @precondition(lambda self: self.sessions)
+    def session_closes(self, clean: bool) -> None:
+        session = self.sessions.pop()
+        self.troubled = self.troubled or not clean
+        self.run(lambda: self.bench.close(session, clean=clean))
+
+    @rule(what=st.sampled_from(["filed", "filed", "unfiled", "451", "551"]))
+    @precondition(lambda self: self.sessions)
+    def mail_comes(self, what: str) -> None:
+        session = self.sessions[0]
+        if what.isdigit():
+            self.troubled = self.troubled or what[0] == "4"
+            self.run(lambda: self.bench.refuse(session, int(what)))
         elif what == "filed":
-            self.run(lambda: self.bench.accept(self.sessions[0]))
-        elif what == "unfiled":
-            self.run(lambda: self.unfiled.append(self.bench.accept(self.sessions[0], filed=False)))
-        elif what != "open":
-            self.run(lambda: self.bench.refuse(self.sessions[0], int(what)))
+            self.run(lambda: self.bench.accept(session))
+        else:
+            self.run(lambda: self.unfiled.append(self.bench.accept(session, filed=False)))
 
     @rule(fails=st.booleans())
     @precondition(lambda self: self.unfiled)
@@ -139,42 +281,73 @@ class Rounds(RuleBasedStateMachine):
             self.bench.unfiled.clear()
             self.run(lambda: self.bench.store(message))
 
-    @rule(seconds=st.sampled_from([0.5, 15, 15, 120, 120, 900, 4000]))
+    @rule(seconds=st.sampled_from([0.5, 15, 120, 900, 4000]))
     @precondition(lambda self: self.line)
     def time_passes(self, seconds: float) -> None:
         self.run(seconds=seconds)
 
-    @rule(what=st.sampled_from(["down", "woke", "nudge", "flap", "stranger", "all", "all", "a", "b"]))
-    def disturbance(self, what: str) -> None:
+    @rule()
+    @precondition(lambda self: self.bench.clock.pending)
+    def the_next_timer_goes_off(self) -> None:
+        self.run(seconds=self.bench.clock.pending[0])
+
+    @rule(
+        node=st.sampled_from([None, None, "a", "b"]),
+        seconds=st.sampled_from([None, None, 20.0, 200.0]),
+    )
+    @precondition(lambda self: self.line or len(self.requested) < 5)
+    def somebody_asks(self, node: str | None, seconds: float | None) -> None:
+        self.run(lambda: self.ask_for_a_round(node, seconds))
+
+    @rule(what=st.sampled_from(["down", "changed", "woke", "flap"]))
+    @precondition(lambda self: self.line)
+    def line_is_disturbed(self, what: str) -> None:
         runner = self.bench.runner
+        if what == "woke":
+            self.news_of_the_line(runner.woke)
+            return
+        was, self.line = self.line, {"down": None, "flap": OTHER}.get(what, OTHER if self.line == PPP else PPP)
         if what == "down":
-            self.line = False
-            self.run(lambda: runner.line_down("netlink"))
-        elif what == "woke":
-            self.run(runner.woke)
-        elif what == "nudge":
-            self.run(lambda: runner.nudge("hook"))
-        elif what == "stranger":
-            self.run(lambda: self.bench.refuse_connection("isp"))
-        elif what != "flap":
-            self.run(lambda: self.ask_for_a_round(None if what == "all" else what))
-        elif self.line:
-            self.loop.run_until_complete(self.flap())
-            self.run()
+            self.news_of_the_line(lambda: runner.line_down("netlink"))
+        elif what == "changed":
+            self.news_of_the_line(lambda: runner.line_changed(self.line, "netlink"))
+        else:
+            assert was is not None
+            self.news_of_the_line(lambda: self.flap(was))
+
+    async def flap(self, was: Line) -> None:
+        """The way changes faster than a broken-off ask can go."""
+        for line in (OTHER, PPP, OTHER) if was == PPP else (PPP, OTHER, PPP, OTHER):
+            self.bench.runner.line_changed(line, "netlink")
+            due = self.bench.clock.next_due(self.bench.clock.now)
+            if due is not None:
+                due.fire()
+            await turn(1)
+
+    @rule()
+    def somebody_hints(self) -> None:
+        runner, now = self.bench.runner, self.bench.clock.now
+        asks = len(self.bench.asks)
+        missed = self.succeeded_at is None or now - self.succeeded_at >= 60
+        counts = runner.state in ("resting", "retrying") and missed and now - (runner.asked_at or 0) >= 10
+        self.run(lambda: runner.nudge("hook"))
+        assert not (self.line and counts) or len(self.bench.asks) > asks, "a hint that counts, and nobody is asked"
+
+    @rule()
+    @precondition(lambda self: not self.ask_only)
+    def a_stranger_is_refused(self) -> None:
+        self.troubled = True  # of the round that is open; a new one begins without
+        self.run(lambda: self.bench.refuse_connection("isp"))
 
     @rule()
     @precondition(lambda self: not self.ask_again_when_ended)
     def somebody_will_ask_from_within_the_end(self) -> None:
         self.ask_again_when_ended = True
 
-    async def flap(self) -> None:
-        """The way changes faster than a broken-off ask can go."""
-        for line in (OTHER, PPP, OTHER):
-            self.bench.runner.line_changed(line, "netlink")
-            due = self.bench.clock.next_due(self.bench.clock.now)
-            if due is not None:
-                due.fire()
-            await turn(1)
+    @rule(how=st.sampled_from(["at once", "removed"]))
+    @precondition(lambda self: self.leaves == "at rest")
+    def it_will_end_otherwise(self, how: str) -> None:
+        self.leaves = how
 
     # the rules
 
@@ -196,12 +369,23 @@ class Rounds(RuleBasedStateMachine):
     def no_request_is_answered_twice(self) -> None:
         assert len(self.answered) == len(set(self.answered))
 
+    @invariant()
+    def no_round_lasts_longer_than_those_who_wait_for_it(self) -> None:
+        assert self.round_open is None or not self.time_is_up(), "the time of the requests is up"
+
     def teardown(self) -> None:
         """Whatever came before: with sessions closed and asks answered, every round ends and no request is lost."""
         try:
             if hasattr(self, "bench"):
-                self.come_to_rest()
+                if self.leaves == "removed":
+                    self.be_removed()
+                elif self.leaves == "at rest":
+                    self.come_to_rest()
+                    assert sorted(self.answered) == sorted(self.requested), "a request is lost"
+                self.leaving = True
                 self.loop.run_until_complete(self.bench.runner.stop())
+                self.run()
+                assert self.round_open is None, "a round outlives stop()"
                 assert not self.bench.clock.pending and not self.bench.asks_at_work, "something outlives stop()"
         finally:
             self.loop.run_until_complete(self.leave_no_task())
@@ -214,6 +398,14 @@ class Rounds(RuleBasedStateMachine):
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
+    def be_removed(self) -> None:
+        """The round that is open ends, no other begins, and then it is over."""
+        removed = self.loop.create_task(self.bench.runner.finish())
+        self.run()
+        self.leaving = True
+        self.come_to_rest()
+        assert removed.done(), "the provider that was removed stays"
+
     def come_to_rest(self) -> None:
         while self.sessions:
             session = self.sessions.pop()
@@ -221,10 +413,10 @@ class Rounds(RuleBasedStateMachine):
         self.bench.answers = [_NOTHING]
         for _ in range(8):
             for future in self.bench.waiting:
+                self.note(_NOTHING)
                 self.run(lambda future=future: future.set_result(_NOTHING))
             self.run(seconds=200)
         assert self.round_open is None, "the round does not end"
-        assert sorted(self.answered) == sorted(self.requested), "a request is lost"
 
 
 def test_the_rules_hold_whatever_happens():

@@ -137,9 +137,9 @@ class Connection(SMTP, asyncio.BufferedProtocol):
     def abandon(self) -> None:
         """Drops an unfinished message."""
 
-    def progress(self) -> tuple[int, int]:
-        """Octets of the message that is arriving, and how many were declared."""
-        return 0, 0
+    def progress(self) -> tuple[int, int, float]:
+        """Octets of the message that is arriving, how many were declared, and the seconds that it took so far."""
+        return 0, 0, 0.0
 
     def place_is_free(self) -> None:
         """Its turn has come (see `Places`)."""
@@ -393,7 +393,7 @@ class Connection(SMTP, asyncio.BufferedProtocol):
         """What ``status`` shows of it; None before the greeting and after the end."""
         if self.since is None or self.phase is Phase.GONE:
             return None
-        arrived, size = self.progress()
+        arrived, size, seconds = self.progress()
         return SessionView(
             session=self.session_id,
             provider=self.owner.provider,
@@ -401,6 +401,7 @@ class Connection(SMTP, asyncio.BufferedProtocol):
             peer=self.peer,
             bytes=arrived,
             size=size,
+            seconds=seconds,
             since=self.since,
         )
 

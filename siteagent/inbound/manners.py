@@ -63,11 +63,12 @@ class Manners(Channel):
     def in_message(self) -> bool:
         return self.transaction is not None
 
-    def progress(self) -> tuple[int, int]:
+    def progress(self) -> tuple[int, int, float]:
         transaction = self.transaction
         if transaction is None:
-            return 0, 0
-        return (transaction.content.size if transaction.content is not None else 0), transaction.size
+            return 0, 0, 0.0
+        arrived = max(0, transaction.content.octets) if transaction.content is not None else 0
+        return arrived, transaction.size, self.loop.time() - transaction.started
 
     def reset(self) -> None:
         self.abandon()

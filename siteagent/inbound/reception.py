@@ -23,9 +23,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionView:
-    """One open session, as ``status`` shows it: `bytes` and `size` are of the message that is arriving.
+    """One open session, as ``status`` shows it: `bytes`, `size` and `seconds` are of the message that is arriving.
 
-    `size` is what the peer declared (0: it did not), `since` when the session was greeted, in UTC.
+    `size` is what the peer declared (0: it did not), `since` when the session was greeted, in UTC. `bytes` are counted
+    as `size` is (RFC 1870 §5: with CRLF), so that the two may be compared.
     """
 
     session: str
@@ -34,6 +35,7 @@ class SessionView:
     peer: str
     bytes: int
     size: int
+    seconds: float
     since: datetime
 
 

@@ -89,7 +89,7 @@ class ProviderLike(Protocol):
 
 
 class SessionView(Protocol):
-    """An open session: `bytes` received, of `size` where the peer announced one."""
+    """An open session: `bytes` received of a message in `seconds`, of `size` where the peer announced one."""
 
     @property
     def provider(self) -> str | None: ...
@@ -99,6 +99,8 @@ class SessionView(Protocol):
     def bytes(self) -> int: ...
     @property
     def size(self) -> int | None: ...
+    @property
+    def seconds(self) -> float: ...
     @property
     def since(self) -> datetime: ...
 
@@ -425,6 +427,7 @@ def _session(view: SessionView) -> Document:
         "peer": view.peer,
         "bytes": view.bytes,
         "size": view.size,
+        "seconds": round(view.seconds, 1),
         "since": timestamp(view.since),
     }
 

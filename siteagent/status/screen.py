@@ -6,12 +6,13 @@ peer said reaches the terminal with a control character in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
+from siteagent.status.warnings import AHEAD
 from siteagent.wire.reply import printable
 
 
@@ -52,9 +53,22 @@ def verdict(document: Part, *, now: datetime, running: bool) -> Verdict:
     if state in ("stopping", "stopped"):
         return Verdict(Mood.STOPPED, "mail does not flow: the agent is stopping")
     warnings = document.get("warnings") or []
+    now_wrong = [each for each in warnings if each.get("name") not in AHEAD]
+    if now_wrong:
+        return Verdict(Mood.LOOK, f"mail does not flow as it should: {_warned(now_wrong[0], warnings)}")
+    answer = _flow(document, now)
     if warnings:
-        more = f" (and {len(warnings) - 1} more below)" if len(warnings) > 1 else ""
-        return Verdict(Mood.LOOK, f"mail does not flow as it should: {printable(warnings[0]['text'])}{more}")
+        return Verdict(max(answer.mood, Mood.LOOK), f"{answer.sentence}. But {_warned(warnings[0], warnings)}")
+    return answer
+
+
+def _warned(first: Part, warnings: Sequence[Part]) -> str:
+    more = f" (and {len(warnings) - 1} more below)" if len(warnings) > 1 else ""
+    return f"{printable(first['text'])}{more}"
+
+
+def _flow(document: Part, now: datetime) -> Verdict:
+    """The answer of a running agent, whatever it warns of."""
     arriving = document.get("sessions_open") or []
     if arriving:
         names = sorted({each.get("provider") or each["peer"] for each in arriving})
@@ -100,6 +114,7 @@ def _provider_verdict(provider: Part, now: datetime) -> Verdict:
 # --- the screen -------------------------------------------------------------------------------------------------------
 
 _LABEL = 10
+_LEAST_SECONDS = 1  # a rate over less says nothing
 
 
 def render(document: Part, *, now: datetime, running: bool) -> str:
@@ -161,9 +176,12 @@ def _provider(provider: Part, now: datetime, *, running: bool) -> list[str]:
     last = provider.get("last_round")
     if last is None:
         return [*rows, "no round yet"]
-    ended = f"{moment(last['ended'], now)}: {last['outcome']}" if last.get("ended") else "now"
     why = f" ({printable(last['reason'])})" if last.get("reason") else ""
-    rows.append(f"last round {moment(last['started'], now)} to {ended}{why}")
+    begun = moment(last["started"], now)
+    if last.get("ended"):
+        rows.append(f"last round {begun} to {moment(last['ended'], now)}: {last['outcome']}{why}")
+    else:
+        rows.append(f"{'round since' if running else 'round, broken off, of'} {begun}{why}")
     extra = [
         f"{last[key]} {word}"
         for key, word in (("files", "filed"), ("duplicates", "had before"), ("refused", "refused"))
@@ -185,11 +203,24 @@ def _provider(provider: Part, now: datetime, *, running: bool) -> list[str]:
 
 
 def _arriving(session: Part, now: datetime) -> str:
-    size = f" of {amount(session['size'])}" if session.get("size") else ""
-    return (
-        f"{session.get('provider') or 'unknown'} at {printable(session['peer'])}: "
-        f"{amount(session['bytes'])}{size}, since {moment(session['since'], now)}"
-    )
+    who = f"{session.get('provider') or 'unknown'} at {printable(session['peer'])}"
+    since = f"since {moment(session['since'], now)}"
+    return f"{who}: {', '.join([*_progress(session), since])}"
+
+
+def _progress(session: Part) -> Iterator[str]:
+    """How far the message that is arriving came: ``12.3 MB of 40.0 MB (31 %)``, the rate, the time that is left."""
+    arrived, size, seconds = session["bytes"], session.get("size") or 0, session.get("seconds") or 0
+    if not (arrived or size):
+        yield "between two messages"
+        return
+    # A sender may send more than it declared; there is nothing left to foretell then.
+    yield f"{amount(arrived)} of {amount(size)} ({arrived * 100 // size} %)" if size > arrived else amount(arrived)
+    if arrived and seconds >= _LEAST_SECONDS:
+        rate = arrived / seconds
+        yield f"{amount(round(rate))}/s"
+        if size > arrived:
+            yield f"about {duration((size - arrived) / rate)} left"
 
 
 def _queue(queue: Part, now: datetime) -> str:
@@ -220,6 +251,14 @@ def amount(octets: int) -> str:
             break
         value /= 1000
     return f"{octets} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``12 min``, ``4 h 07 min``: how long something will take, no more exact than anybody can know."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def moment(when: str | datetime | None, now: datetime) -> str:

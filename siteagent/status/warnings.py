@@ -25,6 +25,9 @@ KINDS: Mapping[str, str] = {
     "tls": "TLS with a provider does not come about",
 }
 
+# Those that tell of what is to come: mail flows as long as nothing else is wrong.
+AHEAD = frozenset({"disk", "certificate"})
+
 TELLINGS = 3
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 from siteagent.config.sections import Endpoint
@@ -148,8 +149,10 @@ def test_the_open_sessions_can_be_looked_at() -> None:
                 await asyncio.sleep(0.01)
             assert (view.provider, view.peer, view.bytes, view.size) == ("isp", "127.0.0.1", 80_000, 2_000_000)
             assert view.since.utcoffset() is not None
+            assert 0 < view.seconds < (datetime.now(UTC) - view.since).total_seconds() + 1
             await peer.code("\r\n.")
-            assert listener.sessions()[0].bytes == 0
+            between = listener.sessions()[0]
+            assert (between.bytes, between.size, between.seconds) == (0, 0, 0)
             await peer.code("QUIT")
             await peer.rest()
             assert listener.sessions() == []

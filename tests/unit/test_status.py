@@ -55,6 +55,7 @@ class Open:
     peer: str = "203.0.113.9"
     bytes: int = 81920
     size: int | None = 2_000_000
+    seconds: float = 10.0
     since: datetime = AT
 
 
@@ -161,7 +162,7 @@ def test_the_document_is_the_contracts() -> None:
         "sessions_open": [
             {
                 "provider": "isp", "peer": "203.0.113.9", "bytes": 81920, "size": 2000000,
-                "since": "2026-11-22T08:00:00Z",
+                "seconds": 10.0, "since": "2026-11-22T08:00:00Z",
             }
         ],
         "queue": {"messages": 0, "oldest": None, "reason": None},
@@ -415,6 +416,37 @@ def test_the_screen_fits_on_one_and_shows_every_part() -> None:
         "2 messages, the oldest since 09:00:00 CET: disk full", "1 round", "fix: add it to peers",
     ):  # fmt: skip
         assert part in whole
+
+
+@pytest.mark.parametrize(
+    ("session", "shown"),
+    [
+        (Open(), "isp at 203.0.113.9: 81.9 kB of 2.0 MB (4 %), 8.2 kB/s, about 4 min left, since 09:00:00 CET"),
+        (Open(size=0), "isp at 203.0.113.9: 81.9 kB, 8.2 kB/s, since 09:00:00 CET"),
+        (Open(size=None, provider=None), "unknown at 203.0.113.9: 81.9 kB, 8.2 kB/s, since 09:00:00 CET"),
+        (Open(seconds=0.3), "isp at 203.0.113.9: 81.9 kB of 2.0 MB (4 %), since 09:00:00 CET"),
+        (Open(bytes=3_000_000), "isp at 203.0.113.9: 3.0 MB, 300.0 kB/s, since 09:00:00 CET"),
+        (Open(bytes=0), "isp at 203.0.113.9: 0 B of 2.0 MB (0 %), since 09:00:00 CET"),
+        (Open(bytes=0, size=0), "isp at 203.0.113.9: between two messages, since 09:00:00 CET"),
+        (Open(bytes=100, seconds=10.0), "100 B of 2.0 MB (0 %), 10 B/s, about 55 h 33 min left"),
+    ],
+)
+def test_a_message_that_arrives_is_shown_with_its_share_its_rate_and_the_time_left(session: Open, shown: str) -> None:
+    (row,) = (
+        row
+        for row in render(document(folded(), sessions=[session]), now=NOW, running=True).splitlines()
+        if row.startswith("arriving")
+    )
+    assert shown in row
+
+
+def test_what_is_only_to_come_does_not_stop_the_mail() -> None:
+    ahead = WarningRaised(warning="disk", subject="state", text="only 1.0 GB of 20.0 GB left", fix="make room")
+    mood, sentence = judged(started(), ended(), ahead)
+    assert mood is Mood.LOOK
+    assert sentence.startswith("mail flows: ") and sentence.endswith(". But only 1.0 GB of 20.0 GB left")
+    both = judged(started(), ended(), ahead, warned())
+    assert both[1].startswith("mail does not flow as it should: isp seems") and both[1].endswith("(and 1 more below)")
 
 
 def test_the_providers_words_cannot_move_the_cursor() -> None:

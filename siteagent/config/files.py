@@ -104,14 +104,20 @@ def _config_directory(*, system: bool) -> Path:
     return place / "config" if sys.platform == "win32" else place
 
 
-def _default_state_directory(*, hub: bool) -> Path:
+def _is_the_hosts(path: Path) -> bool:
+    """The configuration in `path` is the host's own: `status` is for everybody, and whoever asks means the service."""
+    return _is_system() or path.absolute().parent == place(system=True).parent
+
+
+def default_state_directory(path: Path, *, hub: bool = False) -> Path:
+    """Where the state of the configuration in `path` lies, if that does not say so itself."""
     listed = _listed("STATE_DIRECTORY")
     if listed:
         return Path(listed[0])
     import platformdirs
 
     name = "siteagent-hub" if hub else "siteagent"
-    function = platformdirs.site_state_path if _is_system() else platformdirs.user_state_path
+    function = platformdirs.site_state_path if _is_the_hosts(path) else platformdirs.user_state_path
     place = function(name, appauthor=False)
     return place / "state" if sys.platform == "win32" else place
 
@@ -153,7 +159,7 @@ def survey(path: Path, *, kind: type[_Kind]) -> tuple[_Kind | None, Draft]:
     value, draft = examine(text, kind=kind)
     if value is None:
         return None, draft
-    value = _filled(_absolute(value, path.absolute().parent))
+    value = _filled(_absolute(value, path.absolute().parent), path)
     if isinstance(value, Configuration):
         for i, provider in enumerate(value.provider):
             judge_secret(provider, ("provider", i), draft)
@@ -226,20 +232,20 @@ def _command(command: tuple[str, ...], base: Path) -> tuple[str, ...]:
     return (str(_placed(Path(program), base)), *command[1:]) if "/" in program or "\\" in program else command
 
 
-def _filled(value: _Kind) -> _Kind:
-    """`value` with what the host itself decides."""
+def _filled(value: _Kind, path: Path) -> _Kind:
+    """`value`, read from `path`, with what the host itself decides."""
     hub = isinstance(value, HubConfiguration)
-    place = value.state_directory or _default_state_directory(hub=hub).absolute()
-    value = changed(value, hostname=value.hostname or own_hostname(), state_directory=place)
+    state = value.state_directory or default_state_directory(path, hub=hub).absolute()
+    value = changed(value, hostname=value.hostname or own_hostname(), state_directory=state)
     if isinstance(value, Configuration) and value.link.hook_directory is None:
-        link = changed(value.link, hook_directory=_default_hook_directory(place))
+        link = changed(value.link, hook_directory=_default_hook_directory(state, system=_is_the_hosts(path)))
         value = changed(value, link=link)
     return value
 
 
-def _default_hook_directory(state: Path) -> Path:
+def _default_hook_directory(state: Path, *, system: bool) -> Path:
     posix = sys.platform != "win32"
-    return _SYSTEM_HOOK_DIRECTORY if posix and (_is_system() or "STATE_DIRECTORY" in os.environ) else state / "hints"
+    return _SYSTEM_HOOK_DIRECTORY if posix and (system or "STATE_DIRECTORY" in os.environ) else state / "hints"
 
 
 def own_hostname() -> str:

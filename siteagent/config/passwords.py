@@ -29,7 +29,13 @@ def _credential(section: Provider | Node) -> Path | None:
     if not place or "/" in section.name:
         return None
     path = Path(place) / credential_name(section)
-    return path if path.exists() else None
+    try:
+        path.stat()
+    except PermissionError:
+        return path  # `password` tells what is wrong with it
+    except (OSError, ValueError):
+        return None
+    return path
 
 
 def _credential_is_promised(section: Provider | Node) -> bool:

@@ -97,6 +97,17 @@ def test_the_state_directory_is_the_one_of_systemd_by_default(tmp_path: Path) ->
     assert files.load(written(tmp_path, PROVIDER + MAILBOX)).state_directory == tmp_path / "state"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the places of Linux")
+def test_who_is_not_root_finds_the_services_state_by_the_hosts_own_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert files.default_state_directory(Path("/etc/siteagent/siteagent.toml")) == Path("/var/lib/siteagent")
+    assert files.default_state_directory(Path("/etc/siteagent/hub.toml"), hub=True) == Path("/var/lib/siteagent-hub")
+    assert Path.home() in files.default_state_directory(tmp_path / "siteagent.toml").parents
+
+
 def test_the_state_directory_is_known_while_something_else_is_wrong(tmp_path: Path) -> None:
     path = written(tmp_path, 'state_directory = "s"\n[[provider]]\nhost = 7\n')
     assert files.state_directory(path) == tmp_path / "s"

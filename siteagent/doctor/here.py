@@ -34,6 +34,15 @@ def configuration(site: Site) -> Iterator[Finding]:
         yield ok("configuration", f"{site.path}, looked at as {site.judged_as}")
 
 
+def onlooker(site: Site) -> Iterator[Finding]:
+    """Neither root nor who the agent runs as: what is shut to us may be as it should be."""
+    if sys.platform != "win32" and os.geteuid() != 0:
+        with contextlib.suppress(OSError, KeyError):
+            if site.state.stat().st_uid != os.geteuid():
+                who = f"{site.judged_as}, and the agent runs as {site.state.owner()}"
+                yield warn("who looks", f"{who}: what is shut to you alone is red too", "run it as root")
+
+
 def _wanted(site: Site, problem: Problem) -> str:
     return f"{problem.key.rpartition('.')[2]} wants {problem.allowed} ({site.path.name}, line {problem.line})"
 

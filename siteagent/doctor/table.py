@@ -20,6 +20,7 @@ class Check:
 
 
 CHECKS: tuple[Check, ...] = (
+    Check("only root, or the agent's own user, sees what the agent sees", here.onlooker),
     Check("nothing starts with a configuration that has a problem", here.configuration),
     Check("whoever reads the password can take your mail", here.passwords),
     Check("mail that was accepted must have a place, and somebody who can read it", here.maildirs),

@@ -180,7 +180,10 @@ class Alarms:
                 count = f"{len(old)} message{'' if len(old) == 1 else 's'}"
                 why = f"{first['code']} {first['reason']}"
                 text = f"{count} at {view['name']} not taken since {first['since'][:10]}: {why}"
-                fix = "see `siteagent history`; make room, or raise the limit: the provider returns them in the end"
+                fix = (
+                    "make room, or raise the limit if it is too big (defer_above_bytes, max_message_bytes): in the end "
+                    "the provider returns it to its sender; `siteagent status` shows what is held back"
+                )
             yield _Judged("held-back", view["name"], bool(old), text, fix)
 
     def _tls_broke(self, provider: str, why: str) -> None:
@@ -212,7 +215,10 @@ class Alarms:
             low = share < (FINE_SHARE if stands else LOW_SHARE) and device not in seen
             seen.add(device)
             text = f"only {amount(free)} of {amount(total)} left on the disk of {place}"
-            yield _Judged("disk", name, low, text, "make room: below the floor mail is no longer taken")
+            floor = amount(self.configuration.listener.min_free_bytes)
+            full = f"below {floor} no mail is taken, and it stays at the provider"
+            waits = "once it is full, mail waits in the state directory"
+            yield _Judged("disk", name, low, text, f"make room: {full if name == 'state' else waits}")
 
     def _certificate(self) -> Iterator[_Judged]:
         path = self.configuration.listener.tls_certificate

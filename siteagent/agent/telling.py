@@ -35,6 +35,7 @@ from siteagent.store.snapshot import Snapshot
 
 CALM_SECONDS = 0.5
 RETRY_SECONDS = 15.0
+_PEERS_REMEMBERED = 1000  # anybody may knock, and IPv6 has addresses for everybody
 _OF_PROVIDERS = ("peer-refused", "silence", "refused", "held-back", "no-round", "tls", "heartbeat")
 
 Observer = Callable[[Event], None]
@@ -120,9 +121,10 @@ class Teller:
         match event:
             case SessionRefused():
                 for provider in event.expected:
-                    self._refused.setdefault(provider, set()).add(event.peer)
+                    if len(known := self._refused.setdefault(provider, set())) < _PEERS_REMEMBERED:
+                        known.add(event.peer)
                     text = f"{provider} seems to connect from {event.peer} now"
-                    fix = f'add "{event.peer}" to peers of provider {provider}, if it is the provider'
+                    fix = f'add "{event.peer}" to peers of provider {provider}, if it is its: strangers knock too'
                     found.append(self.warnings.raise_("peer-refused", provider, text, fix))
             case SessionOpened(provider=str(name)) if event.peer in self._refused.get(name, ()):
                 found.append(self._known_again(name))

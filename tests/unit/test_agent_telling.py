@@ -25,6 +25,7 @@ from siteagent.events import (
     Stamped,
 )
 from siteagent.logs import LogWriter
+from siteagent.status.warnings import TELLINGS
 from siteagent.store.snapshot import FILE as STATUS_FILE
 
 AT = datetime(2026, 11, 22, 8, tzinfo=UTC)
@@ -144,6 +145,12 @@ def test_a_stranger_whom_nobody_awaits_is_no_warning(bench: Bench) -> None:
 
 def test_a_refused_provider_that_knocks_again_is_one_warning(bench: Bench) -> None:
     assert len(bench.emit(*[refused("198.51.100.9", "isp")] * 5)) == 1
+
+
+def test_a_crowd_of_strangers_is_three_tellings_and_a_bounded_memory(bench: Bench) -> None:
+    crowd = [refused(f"2001:db8::{number:x}", "isp") for number in range(1500)]
+    assert bench.emit(*crowd) == ["raised peer-refused isp"] * TELLINGS
+    assert len(bench.teller._refused["isp"]) == 1000
 
 
 def test_a_drained_round_clears_it_and_no_other_outcome_does(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from siteagent.config.sections import Configuration, HubConfiguration
 from siteagent.errors import CannotCreate, ConfigurationError, PermissionProblem, SiteAgentError, UsageError
 from siteagent.host import units
 from siteagent.host.grants import Command as Command
-from siteagent.host.grants import below, in_a_home, maildir_commands
+from siteagent.host.grants import below, in_a_home, is_roots, maildir_commands
 
 LIBRARY = Path("/usr/lib/siteagent")
 UNITS = Path("/etc/systemd/system")
@@ -165,7 +165,7 @@ def _plan_site(wishes: Wishes, made: Plan) -> None:
         for mailbox in value.mailbox:
             made.commands += maildir_commands(mailbox, home=home_of, group_of=group_of)
     made.commands += _start_units(names)
-    if any(command.argv[0] == "setfacl" for command in made.commands) and shutil.which("setfacl") is None:
+    if any("setfacl" in command.argv for command in made.commands) and shutil.which("setfacl") is None:
         made.notes.append("setfacl is missing, which lets readers and agent share a Maildir: apt install acl")
 
 
@@ -173,17 +173,10 @@ def _hand_over(value: Configuration) -> list[Command]:
     """Whoever tried it out as root has left a state that the service could not write to."""
     assert value.state_directory is not None
     own = [mailbox.maildir for mailbox in value.mailbox if not in_a_home(mailbox.maildir)]
-    places = [place for place in (value.state_directory, *own) if _is_roots(place)]
+    places = [place for place in (value.state_directory, *own) if is_roots(place)]
     return [
         Command(("chown", "-R", "siteagent:siteagent", str(place)), "the service's, not root's") for place in places
     ]
-
-
-def _is_roots(place: Path) -> bool:
-    try:
-        return place.stat().st_uid == 0
-    except OSError:
-        return False
 
 
 def _plan_hub(wishes: Wishes, made: Plan) -> None:

@@ -127,16 +127,17 @@ class Agent:
             return self.namespace.start(*self._argv(*arguments), output=output, env=self._environment(), cwd=ROOT)
 
     def command(
-        self, *arguments: str, seconds: float = 60, user: str | None = None
+        self, *arguments: str, seconds: float = 60, user: str | None = None, through: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Another command of siteagent's with the same configuration; its exit code, stdout and stderr.
 
-        As `user` where given, without any other group; that user must be able to reach this Python.
+        As `user` where given, without any other group; that user must be able to reach this Python. `through`: a
+        command that runs it.
         """
-        become = []
+        become = list(through)
         if user is not None:
             entry = pwd.getpwnam(user)
-            become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+            become += ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
         return subprocess.run(
             self.namespace.argv(*become, *self._argv(*arguments)),
             stdin=subprocess.DEVNULL,

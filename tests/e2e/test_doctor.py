@@ -10,7 +10,6 @@ import os
 import pty
 import pwd
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -45,12 +44,13 @@ class Healthy:
     lab: Lab
     isp: PostfixProvider
     agent: Agent
+    through: tuple[str, ...] = ()
 
     def configure(self, provider: str = MINE, **tables: str) -> None:
         self.agent.write_configuration(tables={"provider.isp": provider, **tables})
 
     def examined(self) -> tuple[int, dict[str, dict[str, str]]]:
-        done = self.agent.command("doctor", "--json")
+        done = self.agent.command("doctor", "--json", through=self.through)
         assert done.stdout, done.stderr
         document = json.loads(done.stdout)
         assert document["version"] == 1
@@ -254,15 +254,17 @@ def _shared_address(site: Healthy) -> Iterator[None]:
 
 @contextmanager
 def _hook_missing(site: Healthy) -> Iterator[None]:
-    """The list of what was installed names a hook, and it is gone. On the host itself: put back as it was."""
-    library = Path("/usr/lib/siteagent")
-    assert not library.exists(), "siteagent is installed here"
-    library.mkdir()
+    """The list of what was installed names a hook, and it is gone. The host's /usr/lib is seen through ours."""
+    library = site.agent.directory / "usr-lib" / "siteagent"
+    library.mkdir(parents=True)
     (library / "installed").write_text("/etc/ppp/ip-up.d/siteagent\n/usr/lib/siteagent/installed\n")
+    # In the mount namespace that `ip netns exec` makes for each command.
+    mount = f"mount -t overlay overlay -o lowerdir={library.parent}:/usr/lib /usr/lib"
+    site.through = ("sh", "-c", f'{mount} && exec "$@"', "sh")
     try:
         yield
     finally:
-        shutil.rmtree(library)
+        site.through = ()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,18 @@ keep_days = 30
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    (tmp_path / "mail").mkdir()
-    (tmp_path / "state").mkdir()
-    file = tmp_path / "siteagent.toml"
-    file.write_text(TEXT.format(tmp_path))
+def written(place: Path) -> Path:
+    (place / "mail").mkdir()
+    (place / "state").mkdir()
+    file = place / "siteagent.toml"
+    file.write_text(TEXT.format(place))
     file.chmod(0o640)
     return file
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return written(tmp_path)
 
 
 def run(path: Path, *arguments: str) -> int:
@@ -128,10 +133,14 @@ def test_the_list_counts_what_lies_there(path: Path, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="root's own test; run it as root")
-def test_a_maildir_made_by_root_belongs_to_the_owner_of_the_state(path: Path, tmp_path: Path) -> None:
-    os.chown(tmp_path / "state", 5, 5)
-    assert run(path, "add", "bob", "bob@office.example") == 0
-    assert (tmp_path / "mail/bob/new").stat().st_uid == 5
+def test_a_maildir_made_by_root_belongs_to_the_owner_of_the_state() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as made:  # pytest's own directories are closed to other users
+        place = Path(made)
+        place.chmod(0o755)
+        path = written(place)
+        os.chown(place / "state", 5, 5)
+        assert run(path, "add", "bob", "bob@office.example") == 0
+        assert (place / "mail/bob/new").stat().st_uid == 5
 
 
 def test_where_another_server_receives_no_mailbox_is_added(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,15 @@ from siteagent.config.sections import Mailbox
 from siteagent.host.grants import Command, below, in_a_home, maildir_commands
 
 
-def commands(maildir: str, reader: str | None, *, there: bool = False) -> list[Command]:
+def commands(maildir: str, reader: str | None, *, there: bool = False, roots: tuple[str, ...] = ()) -> list[Command]:
     box = Mailbox(name="alice", addresses=("alice@office.example",), maildir=Path(maildir), reader=reader)
     return list(
         maildir_commands(
-            box, home=lambda user: Path("/home") / user, group_of=lambda user: user, exists=lambda path: there
+            box,
+            home=lambda user: Path("/home") / user,
+            group_of=lambda user: user,
+            exists=lambda path: there,
+            roots=lambda path: str(path) in roots,
         )
     )
 
@@ -30,25 +34,39 @@ def lines(found: list[Command]) -> list[str]:
 
 def test_without_a_reader_the_maildir_is_ours_alone() -> None:
     assert lines(commands("/var/mail/siteagent/alice", None)) == [
-        "install -d -m 0700 -o siteagent -g siteagent /var/mail/siteagent/alice /var/mail/siteagent/alice/tmp "
+        "runuser -u siteagent -- install -d -m 0700 /var/mail/siteagent/alice /var/mail/siteagent/alice/tmp "
         "/var/mail/siteagent/alice/new /var/mail/siteagent/alice/cur"
     ]
 
 
+def test_in_a_directory_of_roots_root_makes_the_maildir_and_its_owner_the_rest() -> None:
+    assert lines(commands("/srv/alice", None, roots=("/srv",))) == [
+        "install -d -m 0700 -o siteagent -g siteagent /srv/alice",
+        "runuser -u siteagent -- install -d -m 0700 /srv/alice/tmp /srv/alice/new /srv/alice/cur",
+    ]
+    assert "setfacl -m u:alice:--x /srv" in lines(commands("/srv/alice", "alice", roots=("/srv",)))
+
+
 def test_a_maildir_in_the_readers_home_belongs_to_the_reader_and_we_may_only_file() -> None:
     found = lines(commands("/home/alice/mail/Maildir", "alice"))
-    assert found[0].startswith("install -d -m 0700 -o alice -g alice /home/alice/mail/Maildir ")
+    assert found[0].startswith("runuser -u alice -- install -d -m 0700 /home/alice/mail/Maildir ")
     assert found[1:] == [
-        "setfacl -m u:siteagent:--x /home/alice /home/alice/mail",
-        "setfacl -m u:siteagent:r-x /home/alice/mail/Maildir /home/alice/mail/Maildir/cur",
-        "setfacl -m u:siteagent:rwx /home/alice/mail/Maildir/tmp /home/alice/mail/Maildir/new",
-        "setfacl -m d:u:alice:rw-,d:g::---,d:o::--- /home/alice/mail/Maildir/tmp",
+        f"runuser -u alice -- setfacl -m {entries} {path}"
+        for entries, path in (
+            ("u:siteagent:--x", "/home/alice"),
+            ("u:siteagent:--x", "/home/alice/mail"),
+            ("u:siteagent:r-x", "/home/alice/mail/Maildir"),
+            ("u:siteagent:r-x", "/home/alice/mail/Maildir/cur"),
+            ("u:siteagent:rwx", "/home/alice/mail/Maildir/tmp"),
+            ("u:siteagent:rwx", "/home/alice/mail/Maildir/new"),
+            ("d:u:alice:rw-,d:g::---,d:o::---", "/home/alice/mail/Maildir/tmp"),
+        )
     ]
 
 
 def test_a_maildir_of_ours_lets_its_reader_in_and_nobody_else() -> None:
     found = lines(commands("/var/mail/siteagent/alice", "alice"))
-    assert "setfacl -m u:alice:--x /var/mail/siteagent" in found
+    assert "runuser -u siteagent -- setfacl -m u:alice:--x /var/mail/siteagent" in found
     assert all("o::r" not in line and "o::w" not in line for line in found)
 
 
@@ -114,3 +132,38 @@ def test_what_the_agent_files_its_reader_can_read_move_and_delete_and_nobody_els
     assert _as(stranger, f"cat {maildir}/new/1").returncode != 0
     read = _as(reader, f"cd {maildir}; cat new/1; mv new/1 cur/1:2,S; echo more >>cur/1:2,S; rm cur/1:2,S")
     assert (read.returncode, read.stdout) == (0, "hello\n"), read.stderr
+
+
+@pytest.mark.netns  # root
+@pytest.mark.tools("setfacl", "getfacl")
+@pytest.mark.parametrize("part", ["tmp", "new", "Maildir"])
+@pytest.mark.parametrize("own_home", [True, False])
+def test_a_link_that_a_user_plants_gives_nobody_a_right_where_it_leads(place: Path, part: str, own_home: bool) -> None:
+    """X5: who may write there puts a link in the way and waits for root to install the service again."""
+    agent, reader = "games", "nobody"
+    owner = pwd.getpwnam(reader if own_home else agent)
+    victim, there = place / "etc", place / "box"
+    victim.mkdir(mode=0o755)
+    there.mkdir()
+    maildir = there / "Maildir"
+    made = [maildir] if part == "Maildir" else [maildir, *(maildir / each for each in ("tmp", "new", "cur"))]
+    if part != "Maildir":
+        for each in made:
+            each.mkdir(mode=0o700)
+        (maildir / part).rmdir()
+        (maildir / part).symlink_to(victim)
+    else:
+        for each in ("tmp", "new", "cur"):
+            (victim / each).mkdir()
+        maildir.symlink_to(victim)
+    for each in (there, *made):
+        os.chown(each, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    before = subprocess.run(["getfacl", "-R", str(victim)], capture_output=True, text=True).stdout
+    box = Mailbox(name="box", addresses=("a@b.example",), maildir=maildir, reader=reader)
+    home = there if own_home else place / "elsewhere"
+    ended = [
+        subprocess.run(command.argv, capture_output=True, text=True).returncode
+        for command in maildir_commands(box, home=lambda user: home, group_of=lambda user: "nogroup", user=agent)
+    ]
+    assert any(ended), "it is told"
+    assert subprocess.run(["getfacl", "-R", str(victim)], capture_output=True, text=True).stdout == before

@@ -13,31 +13,41 @@ param(
 Set-StrictMode -Version 2
 $ErrorActionPreference = "Stop"
 
+# Not Write-Error: where errors stop the script it would end with 1, whatever follows.
+function Stop-With([int] $Code, [string] $Text) {
+    [Console]::Error.WriteLine($Text)
+    exit $Code
+}
+
 $identity = [Security.Principal.WindowsIdentity]::GetCurrent()
 $principal = New-Object Security.Principal.WindowsPrincipal($identity)
 if (-not $principal.IsInRole([Security.Principal.WindowsBuiltInRole]::Administrator)) {
-    Write-Error "cannot install siteagent: that takes an administrator`n  fix: start PowerShell with 'Run as administrator'"
-    exit 77
+    Stop-With 77 "cannot install siteagent: that takes an administrator`n  fix: start PowerShell with 'Run as administrator'"
 }
 
 function Invoke-Checked([string] $Program, [string[]] $Arguments) {
     & $Program @Arguments
     if ($LASTEXITCODE -ne 0) {
-        Write-Error "cannot go on: $Program $($Arguments -join ' ') ended with $LASTEXITCODE"
-        exit 73
+        Stop-With 73 "cannot go on: $Program $($Arguments -join ' ') ended with $LASTEXITCODE"
     }
 }
 
 $root = Join-Path $env:ProgramData "siteagent"
+# Anybody may make directories in ProgramData: what is there already may be somebody else's, or lead elsewhere.
 foreach ($name in "", "config", "state", "mail", "log") {
-    New-Item -ItemType Directory -Force -Path (Join-Path $root $name) | Out-Null
+    $place = Join-Path $root $name
+    if ((Test-Path $place) -and ((Get-Item -Force $place).Attributes -band [IO.FileAttributes]::ReparsePoint)) {
+        Stop-With 73 "cannot install siteagent: ${place} leads elsewhere`n  fix: see who made it, and remove it"
+    }
+    New-Item -ItemType Directory -Force -Path $place | Out-Null
 }
 
-# Anybody may make directories in ProgramData: what is there already may be somebody else's. Administrators (S-1-5-32-544)
-# and the system (S-1-5-18) own it, the agent's account LOCAL SERVICE (S-1-5-19) may change what it must, nobody else.
+# Administrators (S-1-5-32-544) and the system (S-1-5-18) own it, the agent's account LOCAL SERVICE (S-1-5-19) may change
+# what it must, nobody else. What lay there already loses its own rights for those of the directory that is shut by then.
 Invoke-Checked "icacls.exe" @($root, "/setowner", "*S-1-5-32-544", "/T", "/C", "/Q")
 Invoke-Checked "icacls.exe" @($root, "/inheritance:r", "/grant:r", "*S-1-5-32-544:(OI)(CI)F",
     "*S-1-5-18:(OI)(CI)F", "*S-1-5-19:(OI)(CI)RX", "/Q")
+Invoke-Checked "icacls.exe" @("$root\*", "/reset", "/T", "/C", "/Q")
 foreach ($name in "state", "mail", "log") {
     Invoke-Checked "icacls.exe" @((Join-Path $root $name), "/grant:r", "*S-1-5-19:(OI)(CI)M", "/Q")
 }

@@ -36,11 +36,12 @@ def configuration(site: Site) -> Iterator[Finding]:
 
 def onlooker(site: Site) -> Iterator[Finding]:
     """Neither root nor who the agent runs as: what is shut to us may be as it should be."""
-    if sys.platform != "win32" and os.geteuid() != 0:
-        with contextlib.suppress(OSError, KeyError):
-            if site.state.stat().st_uid != os.geteuid():
-                who = f"{site.judged_as}, and the agent runs as {site.state.owner()}"
-                yield warn("who looks", f"{who}: what is shut to you alone is red too", "run it as root")
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError, KeyError):
+        if os.geteuid() not in (0, site.state.stat().st_uid):
+            who = f"{site.judged_as}, and the agent runs as {site.state.owner()}"
+            yield warn("who looks", f"{who}: what is shut to you alone is red too", "run it as root")
 
 
 def _wanted(site: Site, problem: Problem) -> str:

@@ -105,6 +105,14 @@ def test_winsw_is_told_the_same(tmp_path: Path) -> None:
 def test_the_script_needs_an_administrator_and_shuts_ordinary_users_out() -> None:
     script = (TEMPLATES / "install.ps1").read_text("utf-8")
     assert '"/inheritance:r"' in script and "S-1-5-19" in script and "Administrator" in script
+    # What lay there before keeps no right of its own: reset once the directory is shut, then what the agent needs.
+    shut, reset, granted = (
+        script.index(word) for word in ('"/inheritance:r"', '"/reset", "/T"', "*S-1-5-19:(OI)(CI)M")
+    )
+    assert shut < reset < granted and "ReparsePoint" in script
+    assert "Write-Error" not in script.replace("# Not Write-Error", ""), (
+        "it would end with 1, not with the code that follows"
+    )
     assert "Invoke-WebRequest" not in script and "Install-Module" not in script
     for opening, closing in ("()", "{}", "[]"):
         assert script.count(opening) == script.count(closing), opening

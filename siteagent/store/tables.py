@@ -17,7 +17,7 @@ import sqlite3
 from functools import lru_cache
 from pathlib import Path
 
-from siteagent.errors import StorageError
+from siteagent.errors import PermissionProblem, StorageError
 from siteagent.store import schema
 
 FILE = "spool.sqlite"
@@ -67,8 +67,8 @@ _STEPS = (_TABLES,)
 def connect(directory: Path, *, make: bool = True, read_only: bool = False) -> sqlite3.Connection:
     """Opens the spool of `directory`; where there is none, it is made, or with `make` False missed.
 
-    Raises StorageError where the file cannot be opened or is damaged, ConfigurationError where a newer siteagent
-    wrote it.
+    Raises StorageError where the file cannot be opened or is damaged, PermissionProblem where it is not ours to open,
+    ConfigurationError where a newer siteagent wrote it.
     """
     path = (directory / FILE).absolute()
     connection: sqlite3.Connection | None = None
@@ -92,6 +92,9 @@ def connect(directory: Path, *, make: bool = True, read_only: bool = False) -> s
         schema.upgrade(connection, path, _STEPS)
     except (sqlite3.Error, OSError) as error:
         _close_quietly(connection)
+        if _is_shut(path):
+            fix = f"run it as the owner of {directory}, or as root"
+            raise PermissionProblem(f"cannot open the spool {path}", "permission denied", fix=fix) from error
         raise StorageError(f"cannot open the spool {path}", str(error), fix="run `siteagent doctor`") from error
     except BaseException:
         _close_quietly(connection)
@@ -103,6 +106,15 @@ def connect(directory: Path, *, make: bool = True, read_only: bool = False) -> s
 def rows_of(beginning: str, columns: int, rows: int) -> str:
     """The statement that begins so and goes on with `rows` rows of `columns` parameters."""
     return beginning + ",".join(["(" + ",".join("?" * columns) + ")"] * rows)
+
+
+def _is_shut(path: Path) -> bool:
+    """Whether it is there and not for us to read; SQLite does not say. Never by opening: a close drops its locks."""
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _make_private(path: Path) -> None:

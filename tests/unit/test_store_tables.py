@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from siteagent.errors import ConfigurationError, ExitCode, StorageError
+from siteagent.errors import ConfigurationError, ExitCode, PermissionProblem, StorageError
 from siteagent.store import tables
 
 
@@ -34,6 +34,17 @@ def test_what_was_written_is_there_the_next_time(tmp_path: Path) -> None:
         with closing(tables.connect(tmp_path)) as connection:
             assert connection.execute("SELECT count(*) FROM calendar").fetchone() == (expected,)
             connection.execute("INSERT OR IGNORE INTO calendar VALUES (1, 0, 0)")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="root becomes another user for a moment")
+def test_who_may_not_read_it_is_told_so_and_not_that_the_file_is_bad(tmp_path: Path) -> None:
+    tables.connect(tmp_path).close()
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionProblem, match="permission denied"):
+            tables.connect(tmp_path, read_only=True)
+    finally:
+        os.seteuid(0)
 
 
 def test_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from siteagent.config.draft import Draft
 from siteagent.config.lines import KeyPath
 from siteagent.config.sections import Configuration, HubConfiguration, Mailbox
+from siteagent.store.durable import foreign_link
 
 _PARTS = ("tmp", "new", "cur")
 
@@ -201,7 +202,10 @@ def _judge_maildir(mailbox: Mailbox, at: KeyPath, draft: Draft) -> None:
     at = (*at, "maildir")
     maildir = mailbox.maildir
     try:
-        if not _there(maildir):
+        if (link := foreign_link(maildir)) is not None:
+            found = f"{link}, a symbolic link of user {link.lstat().st_uid}, who chooses where it leads"
+            draft.report(at, found=found, allowed="a Maildir in its own place", permission=True)
+        elif not _there(maildir):
             _judge_parent(maildir.parent, at, draft)
         elif not maildir.is_dir():
             draft.report(at, found=f"{maildir}, which is no directory", allowed="a Maildir, or a name not yet taken")

@@ -24,7 +24,7 @@ from siteagent.config.sections import Mailbox
 from siteagent.delivery.target import Delivered, Load
 from siteagent.errors import SiteAgentError
 from siteagent.store.body import Envelope, Placement
-from siteagent.store.durable import Disk, Folder, make_directories
+from siteagent.store.durable import Disk, Folder, foreign_link, make_directories
 from siteagent.store.spool import Filing
 from siteagent.wire import trace
 
@@ -228,6 +228,8 @@ class Maildir:
     def _opened(self, *, look: bool) -> Iterator[_Open]:
         """The Maildir, checked anew for every batch: what was right yesterday may be a link today."""
         self.prepare()
+        if (link := foreign_link(self.path)) is not None:
+            raise OSError(errno.EPERM, "a link that somebody else made", str(link))
         owners = self._owners()
         tmp = self._disk.open_folder(self.path / "tmp", owners=owners)
         try:

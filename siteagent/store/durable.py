@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,24 @@ class Folder:
 
     path: Path
     handle: int
+
+
+def foreign_link(path: Path) -> Path | None:
+    """The first part of `path` that is a link which neither root nor we made: its maker chooses where `path` leads.
+
+    None where there is none, and where we may not look.
+    """
+    if sys.platform == "win32":
+        return None  # making one takes an administrator
+    else:
+        for part in (*reversed(path.parents), path):
+            try:
+                status = part.lstat()
+            except OSError:
+                return None  # whoever uses the path meets that too
+            if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+                return part
+        return None
 
 
 class Disk:

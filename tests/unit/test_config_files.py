@@ -288,6 +288,18 @@ def test_a_linked_new_is_told(tmp_path: Path) -> None:
     assert told(path) == [f"6 mailbox.maildir: {tmp_path / 'alice/new'}, which is a symbolic link"]
 
 
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="giving a link away takes root")
+def test_s50_a_maildir_that_a_users_link_leads_elsewhere_is_told(tmp_path: Path) -> None:
+    for part in ("tmp", "new", "cur"):
+        (tmp_path / "elsewhere" / part).mkdir(parents=True, mode=0o700)
+    (tmp_path / "alice").symlink_to(tmp_path / "elsewhere")
+    path = written(tmp_path, PROVIDER + MAILBOX)
+    assert told(path) == []
+    os.chown(tmp_path / "alice", 12345, 12345, follow_symlinks=False)
+    (problem,) = told(path)
+    assert f"{tmp_path}/alice, a symbolic link of user 12345" in problem
+
+
 @root
 def test_a_new_that_belongs_to_somebody_else_is_told(tmp_path: Path) -> None:
     (tmp_path / "alice/new").mkdir(parents=True)

@@ -354,6 +354,22 @@ def test_s50_a_maildir_that_became_a_link_is_refused(desk: Desk, folder: str) ->
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="giving a link away takes root")
+@pytest.mark.parametrize("above", [False, True])
+def test_s50_a_maildir_that_its_reader_led_elsewhere_is_refused(desk: Desk, above: bool) -> None:
+    """Its own new/ is ours there, as another mailbox's is: the owner alone would not tell."""
+    desk.maildir.prepare()
+    there = desk.path.parent if above else desk.path
+    elsewhere = there.rename(there.with_name("elsewhere"))
+    there.symlink_to(elsewhere)
+    os.chown(there, 12345, 12345, follow_symlinks=False)
+    (result,) = desk.deliver(one := filing())
+    assert result.reason is not None and result.reason.startswith(f"{there}: a link that somebody else made")
+    assert desk.new() == {}
+    os.chown(there, 0, 0, follow_symlinks=False)  # the administrator's own is where the Maildir is meant to be
+    assert reasons(desk.deliver(dataclasses.replace(one, tries=1))) == [None]
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="giving a directory away takes root")
 def test_s50_a_foreign_directory_is_refused(desk: Desk) -> None:
     desk.maildir.prepare()

@@ -16,7 +16,8 @@ import click
 
 from siteagent.cli.context import Context
 from siteagent.cli.history import local_now, table
-from siteagent.errors import CannotCreate, ExitCode, StorageError, TemporaryError, UsageError
+from siteagent.cli.hubsites import add_node, show_node
+from siteagent.errors import ExitCode, StorageError, TemporaryError, UsageError
 from siteagent.status import amount, moment
 from siteagent.store import requests
 from siteagent.store.lock import lock_holder
@@ -278,47 +279,5 @@ def _asked(state_directory: Path, kind: str, names: Sequence[str]) -> dict[str, 
     raise TemporaryError(what, f"the hub did not take the request within {_TAKEN_SECONDS:g} s", fix=fix)
 
 
-# --- adding a site ----------------------------------------------------------------------------------------------------
-
-
-@hub.command("add-node", short_help="Add a site, and print what it must set up.")
-@click.argument("name")
-@click.option("--domain", "domains", multiple=True, metavar="DOMAIN", help="Mail for it is held (default: NAME).")
-@click.option("--deliver-to", metavar="HOST:PORT", help="Where ETRN pushes to.")
-@click.option("--atrn", is_flag=True, help="The site fetches by ATRN: nobody can connect to it.")
-@click.option("--account", metavar="NAME", help="The name to log in with (default: made from NAME).")
-@click.option("--behind", type=click.Choice(["postfix"]), help="Also print how the mail server in front is set up.")
-@click.pass_obj
-def add_node(
-    context: Context,
-    name: str,
-    domains: tuple[str, ...],
-    deliver_to: str | None,
-    atrn: bool,
-    account: str | None,
-    behind: str | None,
-) -> int:
-    """Add a site: writes its table and its password, and prints the site's configuration and the DNS records."""
-    from siteagent.cli.onboarding import Site, add, postfix_recipe, records, site_configuration
-
-    if atrn == (deliver_to is not None):
-        raise UsageError(
-            f"cannot add {name}",
-            "its way of getting the mail is not said" if not atrn else "it has two ways of getting the mail",
-            fix="give --deliver-to HOST:PORT where the hub can connect to it, or else --atrn; one of the two",
-        )
-    path = context.path(hub=True)
-    site = Site(name=name, domains=domains or (name,), deliver_to=deliver_to, account=account)
-    try:
-        configuration, password_file = add(path, site)
-    except OSError as error:
-        raise CannotCreate(f"cannot write {path}", error.strerror or str(error)) from error
-    context.talk(f"added {name} to {path}; its password is in {password_file}")
-    context.talk("A running hub takes it in by itself.")
-    context.out(site_configuration(configuration, site, password_file.read_text().strip()))
-    context.out(records(configuration, site))
-    if behind == "postfix":
-        context.out(postfix_recipe(configuration, site))
-    for warning in site.missing(configuration):
-        context.alarm(f"note: {warning}")
-    return int(ExitCode.DONE)
+hub.add_command(add_node)
+hub.add_command(show_node)

@@ -22,7 +22,18 @@ from siteagent.config.passwords import judge_secret, password
 from siteagent.config.sections import Configuration, HubConfiguration, Open
 from siteagent.errors import ConfigurationError, PermissionProblem, StorageError
 
-__all__ = ["find", "load", "own_hostname", "password", "place", "secrets_of", "stamp", "state_directory", "survey"]
+__all__ = [
+    "find",
+    "load",
+    "own_hostname",
+    "password",
+    "passwords_of",
+    "place",
+    "secrets_of",
+    "stamp",
+    "state_directory",
+    "survey",
+]
 
 _LARGEST_FILE = 4_000_000
 _SYSTEM_HOOK_DIRECTORY = Path("/run/siteagent-hook")
@@ -297,9 +308,13 @@ def secrets_of(configuration: Configuration | HubConfiguration) -> tuple[Path, .
     listener = configuration.listener
     files: list[Path | None] = [listener.tls_certificate, listener.tls_key]
     if isinstance(configuration, Configuration):
-        for provider in configuration.provider:
-            files += [provider.tls_ca_file, provider.password_file]
+        files += [provider.tls_ca_file for provider in configuration.provider]
     else:
-        for node in configuration.node:
-            files += [node.password_file, node.recipients_file]
-    return tuple(path for path in files if path is not None)
+        files += [node.recipients_file for node in configuration.node]
+    return (*passwords_of(configuration), *(path for path in files if path is not None))
+
+
+def passwords_of(configuration: Configuration | HubConfiguration) -> tuple[Path, ...]:
+    """The password files that it names."""
+    sections = configuration.provider if isinstance(configuration, Configuration) else configuration.node
+    return tuple(section.password_file for section in sections if section.password_file is not None)

@@ -24,16 +24,7 @@ def first_of(pem: bytes) -> bytes:
 
 def good_until(der: bytes) -> datetime:
     """`notAfter` of a certificate. Raises ValueError for what is none."""
-    tag, certificate, _ = _element(der)
-    if tag != _SEQUENCE:
-        raise ValueError("no certificate")
-    _, to_be_signed, _ = _element(certificate)
-    tag, _, rest = _element(to_be_signed)
-    if tag != _VERSION:
-        rest = to_be_signed
-    for _ in ("serialNumber", "signature", "issuer"):
-        _, _, rest = _element(rest)
-    _, validity, _ = _element(rest)
+    _, validity, _ = _element(_from_issuer(der)[1])
     _, _, rest = _element(validity)
     tag, text, _ = _element(rest)
     # RFC 5280 §4.1.2.5: UTCTime to 2049, with 50 standing for 1950.
@@ -41,6 +32,28 @@ def good_until(der: bytes) -> datetime:
     if form is None:
         raise ValueError("no time where the certificate's end should be")
     return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
+
+
+def self_issued(der: bytes) -> bool:
+    """Whether its issuer is its subject: no authority signed it. Raises ValueError for what is no certificate."""
+    issuer, rest = _from_issuer(der)
+    _, _, rest = _element(rest)  # validity
+    return issuer == _element(rest)[1]
+
+
+def _from_issuer(der: bytes) -> tuple[bytes, bytes]:
+    """(issuer, what follows: validity, subject, ...)."""
+    tag, certificate, _ = _element(der)
+    if tag != _SEQUENCE:
+        raise ValueError("no certificate")
+    _, to_be_signed, _ = _element(certificate)
+    tag, _, rest = _element(to_be_signed)
+    if tag != _VERSION:
+        rest = to_be_signed
+    for _ in ("serialNumber", "signature"):
+        _, _, rest = _element(rest)
+    _, issuer, rest = _element(rest)
+    return issuer, rest
 
 
 def fingerprint(der: bytes) -> str:

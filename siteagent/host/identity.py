@@ -5,8 +5,10 @@ Otherwise one `sudo siteagent ask` would leave files of root's that the service 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from siteagent.errors import PermissionProblem
@@ -40,3 +42,18 @@ def become(owner: int) -> None:
                 fix="run it as that user",
             ) from error
         os.environ["HOME"], os.environ["USER"] = entry.pw_dir, entry.pw_name
+
+
+def share(secrets: Iterable[Path], state_directory: Path) -> None:
+    """Lets the owner of the state directory read what root has just made: root's, 0640, of that user's group.
+
+    Nothing where we are not root, or the service is not installed yet (`install-service` does the same then).
+    """
+    owner = owner_to_become(state_directory)
+    if sys.platform == "win32" or owner is None:
+        return
+    group = state_directory.stat().st_gid
+    for path in secrets:
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(path, 0, group)
+            path.chmod(path.stat().st_mode & 0o700 | 0o040)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from siteagent.config.files import passwords_of
 from siteagent.config.sections import Configuration, HubConfiguration
 from siteagent.errors import CannotCreate, ConfigurationError, PermissionProblem, SiteAgentError, UsageError
 from siteagent.host import units
@@ -162,6 +163,7 @@ def _plan_site(wishes: Wishes, made: Plan) -> None:
     made.commands += _prepare("siteagent")
     if value is not None:
         made.commands += _hand_over(value)
+        made.commands += _share_secrets(value, wishes.source, "siteagent")
         for mailbox in value.mailbox:
             made.commands += maildir_commands(mailbox, home=home_of, group_of=group_of)
     made.commands += _start_units(names)
@@ -174,9 +176,23 @@ def _hand_over(value: Configuration) -> list[Command]:
     assert value.state_directory is not None
     own = [mailbox.maildir for mailbox in value.mailbox if not in_a_home(mailbox.maildir)]
     places = [place for place in (value.state_directory, *own) if is_roots(place)]
-    return [
-        Command(("chown", "-R", "siteagent:siteagent", str(place)), "the service's, not root's") for place in places
-    ]
+    return [_given("siteagent", place) for place in places]
+
+
+def _given(user: str, place: Path) -> Command:
+    return Command(("chown", "-R", f"{user}:{user}", str(place)), "the service's, not root's")
+
+
+def _share_secrets(value: Configuration | HubConfiguration, source: Path | None, group: str) -> list[Command]:
+    """What root put beside the configuration with `chmod 600`, as told: the service may read it, and not change it."""
+    secrets = dict.fromkeys([value.listener.tls_key, *passwords_of(value)])
+    beside = [path for path in secrets if path is not None and source is not None and path.parent == source.parent]
+    commands = []
+    for path in beside:
+        if is_roots(path) and path.stat().st_mode & 0o077 == 0:
+            commands.append(Command(("chgrp", group, str(path)), "the service may read it"))
+            commands.append(Command(("chmod", "0640", str(path)), "and nobody else"))
+    return commands
 
 
 def _plan_hub(wishes: Wishes, made: Plan) -> None:
@@ -188,7 +204,13 @@ def _plan_hub(wishes: Wishes, made: Plan) -> None:
         File(Path("/etc/sysusers.d/siteagent-hub.conf"), shipped("siteagent-hub.sysusers")),
         File(Path("/etc/tmpfiles.d/siteagent-hub.conf"), shipped("siteagent-hub.tmpfiles")),
     ]
-    made.commands += [*_prepare("siteagent-hub"), *_start_units(["siteagent-hub.service"])]
+    made.commands += _prepare("siteagent-hub")
+    if value is not None:
+        assert value.state_directory is not None
+        if is_roots(value.state_directory):
+            made.commands.append(_given("siteagent-hub", value.state_directory))
+        made.commands += _share_secrets(value, wishes.source, "siteagent-hub")
+    made.commands += _start_units(["siteagent-hub.service"])
 
 
 def _refuse_hidden(interpreter: Interpreter, *, elsewhere: bool) -> list[str]:

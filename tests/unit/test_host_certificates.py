@@ -8,7 +8,7 @@ import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
-from siteagent.host.certificates import fingerprint, first_of, good_until
+from siteagent.host.certificates import fingerprint, first_of, good_until, self_issued
 
 
 def _pem(until: datetime) -> bytes:
@@ -30,6 +30,13 @@ def test_the_first_of_a_chain_is_the_one_that_counts() -> None:
 def test_a_fingerprint_is_what_the_configuration_takes() -> None:
     found = fingerprint(b"x")
     assert found.startswith("sha256:") and len(found) == 71
+
+
+def test_a_certificate_that_no_authority_signed_is_told_from_one_that_one_did() -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("hub.example").cert_chain_pems[0].bytes()
+    assert self_issued(first_of(authority.cert_pem.bytes()))
+    assert not self_issued(first_of(issued))
 
 
 @given(st.binary(max_size=200))

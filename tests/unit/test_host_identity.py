@@ -69,3 +69,16 @@ def test_who_is_not_root_becomes_nobody_else(tmp_path: Path) -> None:
         assert identity.owner_to_become(tmp_path) is None
     finally:
         os.seteuid(was)
+
+
+@root_only
+def test_what_root_makes_for_a_service_its_user_may_read_and_nobody_else(tmp_path: Path) -> None:
+    state, secret = tmp_path / "state", tmp_path / "secret"
+    state.mkdir()
+    secret.touch(mode=0o600)
+    identity.share([secret, tmp_path / "absent"], state)
+    assert secret.stat().st_mode & 0o777 == 0o600, "no service is installed yet"
+    os.chown(state, NOBODY, NOBODY)
+    identity.share([secret, tmp_path / "absent"], state)
+    status = secret.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, NOBODY, 0o640)

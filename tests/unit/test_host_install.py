@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from siteagent.config.files import load
 from siteagent.config.load import parse
 from siteagent.config.sections import Configuration
 from siteagent.errors import CannotCreate, ConfigurationError, UsageError
@@ -19,6 +20,11 @@ OPT = Interpreter(Path("/opt/siteagent/bin/python"))
 TEXT = (
     'state_directory = "/var/lib/siteagent"\n[[provider]]\nhost = "mx.isp.example"\nnodes = ["office.example"]\n'
     '[[mailbox]]\naddresses = ["alice@office.example"]\nmaildir = "/var/mail/siteagent/alice"\n'
+)
+
+HUB_TEXT = (
+    'state_directory = "/var/lib/siteagent-hub"\n[[node]]\nname = "office.example"\ndomains = ["office.example"]\n'
+    'account = "office"\npassword_file = "office.password"\n'
 )
 
 
@@ -176,3 +182,28 @@ def test_what_root_left_while_trying_it_out_is_handed_over_to_the_service(tmp_pa
     os.chown(place, 5, 5)
     again = install.plan(wishes(tmp_path / "root", text=TEXT.replace("/var/lib/siteagent", str(place))))
     assert not [command for command in again.commands if command.argv[0] == "chown"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="long form; run it as root")
+@pytest.mark.parametrize("hub", [False, True])
+def test_a_password_that_root_put_beside_the_configuration_can_be_read_by_the_service(
+    tmp_path: Path, hub: bool
+) -> None:
+    secret = tmp_path / "office.password"
+    secret.touch(mode=0o600)
+    text = (
+        HUB_TEXT
+        if hub
+        else TEXT.replace("[[mailbox]]", 'username = "u"\npassword_file = "office.password"\n[[mailbox]]')
+    )
+    (tmp_path / "conf.toml").write_text(text)
+    value = load(tmp_path / "conf.toml", hub=True) if hub else load(tmp_path / "conf.toml")
+    wanted = Wishes(
+        interpreter=OPT, configuration=value, source=tmp_path / "conf.toml", root=tmp_path / "root", hub=hub
+    )
+    commands = [command.argv for command in install.plan(wanted).commands]
+    user = "siteagent-hub" if hub else "siteagent"
+    assert ("chgrp", user, str(secret)) in commands and ("chmod", "0640", str(secret)) in commands
+    assert commands.index(("chmod", "0640", str(secret))) < len(commands) - 1, "before the service starts"
+    secret.chmod(0o640)
+    assert not [c for c in install.plan(wanted).commands if c.argv[0] in ("chgrp", "chmod")], "once is enough"

@@ -7,6 +7,7 @@ longer than asking.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
@@ -28,6 +29,22 @@ if TYPE_CHECKING:
 
 
 _DELAYS = 10
+
+
+def greeting_name(hostname: str, line: Line) -> str:
+    """Our name in EHLO on `line`. A host without a name greets by address literal (RFC 5321 §4.1.3): by that line's.
+
+    The literal that the configuration was read with is of another time: at boot, before the line was there, it is
+    loopback's, and on a line with a changing address that of an earlier one. It stays where the line's address is
+    nobody's outside: then an operator wrote the one that the router has.
+    """
+    if not hostname.startswith("["):
+        return hostname
+    known = ipaddress.ip_address(hostname.strip("[]").removeprefix("IPv6:"))
+    source = ipaddress.ip_address(line.source.partition("%")[0])
+    if not known.is_loopback and not source.is_global:
+        return hostname
+    return f"[IPv6:{source}]" if source.version == 6 else f"[{source}]"
 
 
 class Asker:
@@ -103,7 +120,7 @@ class Asker:
                 nodes,
                 line=line,
                 addresses=addresses,
-                hostname=self._hostname,
+                hostname=greeting_name(self._hostname, line),
                 limits=self._limits,
                 password=secret,
                 tls=context,
@@ -117,7 +134,7 @@ class Asker:
             forms=self._forms.known(provider.name) if self._forms is not None else None,
             line=line,
             addresses=addresses,
-            hostname=self._hostname,
+            hostname=greeting_name(self._hostname, line),
             limits=self._limits,
             password=secret,
             tls=context,

@@ -12,6 +12,7 @@ from siteagent.cli.status import snapshot
 from siteagent.config import files
 from siteagent.config.draft import Problems
 from siteagent.errors import ExitCode, SiteAgentError
+from siteagent.status import counted
 
 _PAINT = {"ok": "green", "warn": "yellow", "fail": "red"}
 _MARK = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -58,17 +59,19 @@ def doctor(context: Context, as_json: bool) -> int:
     if as_json:
         context.out(json.dumps({"version": 1, "checks": rows}, ensure_ascii=False))
     else:
-        context.talk(_summary(failed))
+        context.talk(_summary(failed, ask_only=site.configuration.ask_only))
     return int(ExitCode.UNAVAILABLE) if failed else int(ExitCode.DONE)
 
 
 _WHY = "nothing starts with a configuration that has a problem"
 
 
-def _summary(failed: int) -> str:
+def _summary(failed: int, *, ask_only: bool) -> str:
     if failed:
-        return f"{failed} check{'' if failed == 1 else 's'} failed"
-    return "nothing failed; `siteagent test` follows a message on its whole way"
+        return f"{counted(failed, 'check')} failed"
+    # `test` cannot look into another server's mailboxes.
+    next_one = "`siteagent ask` asks now" if ask_only else "`siteagent test` follows a message on its whole way"
+    return f"nothing failed; {next_one}"
 
 
 def _document(context: Context) -> dict[str, object]:

@@ -12,7 +12,7 @@ import click
 
 from siteagent.cli.context import Context
 from siteagent.errors import ExitCode, UsageError
-from siteagent.status import Document, amount, moment, timestamp
+from siteagent.status import Document, amount, counted, moment, timestamp
 from siteagent.store.journal import FILE as JOURNAL
 from siteagent.store.journal import JournalReader, MessageEntry, RoundEntry
 from siteagent.store.lock import lock_holder
@@ -204,10 +204,6 @@ def told(entry: RoundEntry, now: datetime, *, open: bool) -> str:
     else:
         parts.append(f"{entry.outcome} {clock(entry.ended)}")
     return ", ".join(parts) + (f": {entry.reason}" if entry.reason else "")
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _whereto(each: MessageEntry) -> str:

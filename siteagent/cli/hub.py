@@ -18,7 +18,7 @@ from siteagent.cli.context import Context
 from siteagent.cli.history import local_now, table
 from siteagent.cli.hubsites import add_node, show_node
 from siteagent.errors import ExitCode, StorageError, TemporaryError, UsageError
-from siteagent.status import amount, moment
+from siteagent.status import amount, counted, moment
 from siteagent.store import requests
 from siteagent.store.lock import lock_holder
 from siteagent.store.snapshot import FILE as STATUS_FILE
@@ -154,7 +154,7 @@ def _held(state_directory: Path, known: list[dict[str, Any]]) -> dict[str, Any]:
 def _screen(document: dict[str, Any], *, running: bool) -> str:
     now = local_now()
     queue = document.get("queue") or {"messages": 0, "bytes": 0}
-    held = f"{queue['messages']} messages ({amount(queue['bytes'])}) are held"
+    held = f"{counted(queue['messages'], 'message')} ({amount(queue['bytes'])}) held"
     lines = [f"the hub {'runs' if running else 'does not run'}: {held}"]
     lines += [f"warning: {warning['text']}\n  fix: {warning['fix']}" for warning in document["warnings"]]
     rows = []

@@ -10,7 +10,6 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,32 @@ from typing import Any
 import click
 
 from siteagent.cli.context import Context
+from siteagent.cli.questions import (
+    MAILBOX_FORM,
+    Boxes,
+    Questions,
+    asked_mailboxes,
+    mailbox,
+    neither,
+    no_host,
+    no_method,
+    no_nodes,
+    no_peers,
+    no_reader,
+)
 from siteagent.cli.setup import checked, notes
 from siteagent.config import document, files, names
 from siteagent.config.draft import Problems
 from siteagent.config.load import parse
-from siteagent.config.sections import Configuration, Method, Tls, plain_name
+from siteagent.config.sections import Configuration, Method, Tls
 from siteagent.errors import CannotCreate, PermissionProblem, UsageError
 
 _HEAD = (
     "Written by `siteagent init`. A line that begins with # is a comment, or an option that has its default. "
     "`siteagent check` tells what is wrong with this file; docs/configuration.md has every option."
 )
-_MAILBOX_FORM = "NAME=ADDRESS[,ADDRESS...]"
+# What the program that holds port 25 calls itself -> what people call it.
+_SERVERS = {"master": "Postfix", "exim4": "Exim", "exim": "Exim", "sendmail-mta": "Sendmail", "sendmail": "Sendmail"}
 
 
 @dataclass(slots=True)
@@ -44,7 +57,7 @@ class Answers:
     password_file: str | None = None
     peers: list[str] = field(default_factory=list)
     tls: str | None = None
-    mailboxes: list[tuple[str, list[str]]] = field(default_factory=list)
+    mailboxes: Boxes = field(default_factory=list)
     reader: str | None = None
     maildir_root: Path = field(default_factory=Path)
     port: int | None = None
@@ -62,7 +75,7 @@ class Answers:
 @click.option("--password-file", metavar="FILE", help="A file with its password, relative to the configuration.")
 @click.option("--peer", "peers", multiple=True, metavar="NETWORK", help="Where the provider connects from. Repeatable.")
 @click.option("--tls", type=click.Choice([tls.value for tls in Tls]), help="How the line to the provider is protected.")
-@click.option("--mailbox", "mailboxes", multiple=True, metavar=_MAILBOX_FORM, help="A mailbox. Repeatable.")
+@click.option("--mailbox", "mailboxes", multiple=True, metavar=MAILBOX_FORM, help="A mailbox. Repeatable.")
 @click.option(
     "--reader", metavar="dovecot|USER", help="Who reads the Maildirs: Dovecot (as our user), or a local user."
 )
@@ -82,7 +95,10 @@ def init(context: Context, /, *, yes: bool, force: bool, system: bool | None, lo
 
     Every question is also an option. Nothing is written before the last answer; Ctrl-C leaves everything as it was.
     """
-    ask = _Questions(context, silent=yes)
+    if given["ask_only"] and given["method"] not in (None, Method.ETRN.value):
+        why = f"--ask-only and --method {given['method']} exclude each other: ATRN brings the mail to siteagent itself"
+        raise UsageError("cannot write a configuration", why, fix="leave one of the two out")
+    ask = Questions(context, silent=yes)
     given["ask_only"] = given["ask_only"] or _another_receives(context, ask, given)
     path, system = _place(context, ask, system=system)
     if not force and os.path.lexists(path):
@@ -102,7 +118,8 @@ def init(context: Context, /, *, yes: bool, force: bool, system: bool | None, lo
     _write(path, text, force=force)
     if made:
         _give_to_owner(answers.maildir_root, files.state_directory(path))
-    context.talk(f"wrote {path}")
+    again = "" if yes else " (to answer otherwise: `siteagent init --force`, which keeps this one as a .bak)"
+    context.talk(f"wrote {path}{again}")
     try:
         context.out(checked(path))
     except Problems as problems:
@@ -123,12 +140,13 @@ def init(context: Context, /, *, yes: bool, force: bool, system: bool | None, lo
     context.out(f"  {command} run    # the agent: asks whenever the line comes up")
     if system and sys.platform != "win32":
         context.talk("then: `siteagent install-service` has it start with the machine")
+    context.talk("the provider must know of it too: `siteagent provider-sheet` prints what to send there")
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
 
 
-def _place(context: Context, ask: _Questions, *, system: bool | None) -> tuple[Path, bool]:
+def _place(context: Context, ask: Questions, *, system: bool | None) -> tuple[Path, bool]:
     """The file to write, and whether it is the whole machine's. Raises PermissionProblem, UsageError."""
     if context.config_path is not None or os.environ.get("SITEAGENT_CONFIG"):
         return context.path(), False
@@ -136,7 +154,11 @@ def _place(context: Context, ask: _Questions, *, system: bool | None) -> tuple[P
     if system is None:
         question = "For this whole machine (the service), or just for you: machine or me?"
         default = "machine" if root else "me"
-        answer = default if root else ask("--system or --user", question, default=default, accept=_whose)
+        answer = (
+            default
+            if root
+            else ask("--system or --user", question, default=default, refuse=neither("machine", "me", "you"))
+        )
         system = answer.startswith("m") and answer != "me"
     if system and not root:
         why = "only root may write there"
@@ -148,7 +170,7 @@ def _place(context: Context, ask: _Questions, *, system: bool | None) -> tuple[P
     return (context.path() if root or context.path().exists() else files.place(system=system)), system
 
 
-def _another_receives(context: Context, ask: _Questions, given: dict[str, Any]) -> bool:
+def _another_receives(context: Context, ask: Questions, given: dict[str, Any]) -> bool:
     """Layout B: whether the mail server that has port 25 here shall go on receiving."""
     from siteagent.inbound.holder import holder_of
 
@@ -158,16 +180,9 @@ def _another_receives(context: Context, ask: _Questions, given: dict[str, Any]) 
     if ask.silent:
         context.talk(f"note: {holder} listens on port 25 here; --ask-only lets it receive, and siteagent only ask")
         return False
-    question = f"{holder} listens on port 25 here. Shall it receive the mail, and siteagent only ask: yes or no?"
-    return ask("--ask-only", question, default="yes", accept=_yes_or_no).startswith(("y", "Y"))
-
-
-def _yes_or_no(text: str) -> bool:
-    return text.lower() in ("yes", "no", "y", "n")
-
-
-def _whose(text: str) -> bool:
-    return text in ("machine", "me", "m", "you")
+    server = _SERVERS.get(holder.partition(" ")[0], holder)
+    question = f"{server} listens on port 25 here. Shall it receive the mail, and siteagent only ask: yes or no?"
+    return ask("--ask-only", question, default="yes", refuse=neither("yes", "no")).lower().startswith("y")
 
 
 def _may_listen() -> bool:
@@ -179,7 +194,7 @@ def _may_listen() -> bool:
         return False
 
 
-def _probed(context: Context, answers: Answers, ask: _Questions) -> str:
+def _probed(context: Context, answers: Answers, ask: Questions) -> str:
     """Looks at the provider that was named, and takes over what it shows; the method that it suggests."""
     from siteagent.cli.probe import looked_at, picture
     from siteagent.doctor.probing import verdict
@@ -188,7 +203,7 @@ def _probed(context: Context, answers: Answers, ask: _Questions) -> str:
     named = answers.provider
     found = looked_at(named)
     layout, sentences = verdict(found)
-    for row in [*picture(found), sentences[0]]:
+    for row in [*picture(found), *(each for each in sentences if not each.startswith("siteagent init"))]:
         context.talk(f"  {row}")
     best = found.best
     if layout is None or best is None:
@@ -197,41 +212,43 @@ def _probed(context: Context, answers: Answers, ask: _Questions) -> str:
     if best.host != named:
         answers.provider = best.host
         if found.mx and not answers.nodes:
-            answers.nodes = ask("--node", "For which domain or name does it hold mail?", default=named).split()
+            answers.nodes = _asked_nodes(ask, named)
     if best.port not in (25, 366):
         answers.port = best.port
     return "atrn" if layout == "C" else "etrn"
 
 
-def _gathered(context: Context, given: dict[str, Any], *, ask: _Questions, look: bool) -> Answers:
+def _asked_nodes(ask: Questions, default: str | None) -> list[str]:
+    question = "For which domain does it hold mail (or for which name, as agreed with it)?"
+    return ask("--node", question, default=default, refuse=no_nodes).split()
+
+
+def _gathered(context: Context, given: dict[str, Any], *, ask: Questions, look: bool) -> Answers:
     """Options first, then questions (silent: defaults). Raises UsageError for what is missing or malformed."""
     answers = Answers(hostname=given["hostname"] or "", tls=given["tls"], peers=list(given["peers"]))
+    answers.mailboxes = [mailbox(text) for text in given["mailboxes"]]
     answers.provider = given["provider"] or ask(
-        "--provider", "Which server holds your mail (its name or address, or your mail domain)?", accept=names.host
+        "--provider", "Which server holds your mail (its name or address, or your mail domain)?", refuse=no_host
     )
     answers.nodes = list(given["nodes"])
     method = _probed(context, answers, ask) if look else "etrn"
-    own = answers.hostname or files.own_hostname()
-    labels = own.split(".") if names.host_name(own) else []
-    domain = ".".join(labels[1:] if len(labels) > 2 else labels) or None
-    answers.nodes = (
-        answers.nodes or ask("--node", "For which domain or name does it hold mail?", default=domain).split()
-    )
-    answers.method = given["method"] or ask(
-        "--method", "Can the provider connect to you (etrn), or not (atrn)?", default=method, accept=_method
-    )
-    _gather_login(answers, given, ask)
+    answers.nodes = answers.nodes or _asked_nodes(ask, _domain_of(answers))
     if given["ask_only"]:
         answers.ask_only, answers.listen = True, []
+        _gather_login(answers, given, ask)
         return answers
+    answers.method = given["method"] or ask(
+        "--method", "Can the provider connect to you (etrn), or not (atrn)?", default=method, refuse=no_method
+    )
+    _gather_login(answers, given, ask)
     if not answers.peers and answers.method != Method.ATRN.value:
         question = "From which addresses or networks does it connect? (empty: those of its name)"
-        answers.peers = ask("--peer", question, default="", accept=_peers).replace(",", " ").split()
-    texts = list(given["mailboxes"])
-    if not texts:
-        texts = ask("--mailbox", f"Which mailboxes, as {_MAILBOX_FORM}?", accept=_mailboxes).split()
-    answers.mailboxes = [_mailbox(text) for text in texts]
-    reader = given["reader"] or ask("--reader", "Who reads them: dovecot, or which local user?", default="dovecot")
+        answers.peers = ask("--peer", question, default="", refuse=no_peers).replace(",", " ").split()
+    if not answers.mailboxes:
+        answers.mailboxes = asked_mailboxes(ask, next((n for n in answers.nodes if names.mail_domain(n)), None))
+    reader = given["reader"] or ask(
+        "--reader", "Who reads them: dovecot, or which local user?", default="dovecot", refuse=no_reader(_is_user)
+    )
     answers.reader = None if reader == "dovecot" else reader
     root = given["maildir_root"] or Path(
         ask("--maildir-root", "In which directory shall the Maildirs be?", default=str(_default_maildir_root()))
@@ -240,7 +257,22 @@ def _gathered(context: Context, given: dict[str, Any], *, ask: _Questions, look:
     return answers
 
 
-def _gather_login(answers: Answers, given: dict[str, Any], ask: _Questions) -> None:
+def _domain_of(answers: Answers) -> str | None:
+    """The domain that is most likely meant: that of the mailboxes, else that of our own name."""
+    for _, addresses in answers.mailboxes:
+        return addresses[0].rpartition("@")[2]
+    own = answers.hostname or files.own_hostname()
+    labels = own.split(".") if names.host_name(own) else []
+    return ".".join(labels[1:] if len(labels) > 2 else labels) or None
+
+
+def _is_user(name: str) -> bool:
+    from siteagent.host.install import home_of
+
+    return sys.platform == "win32" or home_of(name) is not None
+
+
+def _gather_login(answers: Answers, given: dict[str, Any], ask: Questions) -> None:
     answers.username = given["username"]
     if answers.username is None and answers.method == Method.ATRN.value:
         answers.username = ask("--username", "As which account?")
@@ -249,77 +281,6 @@ def _gather_login(answers: Answers, given: dict[str, Any], ask: _Questions) -> N
         answers.password_file = ask(
             "--password-file", "Which file holds its password (chmod 600)?", default="provider.password"
         )
-
-
-class _Questions:
-    """Asks on stderr, reads lines from stdin. Silent: takes the default, or says which option is missing.
-
-    On a terminal the line can be edited, and earlier answers come back with the arrows.
-    """
-
-    def __init__(self, context: Context, *, silent: bool) -> None:
-        self._context = context
-        self.silent = silent
-
-    def __call__(
-        self, option: str, question: str, *, default: str | None = None, accept: Callable[[str], object] | None = None
-    ) -> str:
-        if self.silent:
-            if default is None:
-                fix = f"give {option}: `siteagent init --help` tells what it is"
-                raise UsageError("cannot write a configuration", f"{option} is missing", fix=fix)
-            return default
-        while True:
-            line = _answered(f"{question} {f'[{default}] ' if default else ''}")
-            if not line:
-                fix = f"give {option}, or --yes for the defaults"
-                raise UsageError("cannot write a configuration", f"no answer for {option}", fix=fix)
-            answer = line.strip() or (default or "")
-            if (answer or default is not None) and (accept is None or not answer or accept(answer)):
-                return answer
-            self._context.alarm(f"  {answer!r} will not do" if answer else "  this one is needed")
-
-
-def _answered(prompt: str) -> str:
-    """One line of an answer; "" at its end."""
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        with contextlib.suppress(ImportError):  # Windows has none, and edits lines by itself
-            import readline  # noqa: F401 - importing it is what makes `input` edit
-        try:
-            return input(prompt) + "\n"
-        except EOFError:
-            return ""
-    click.echo(prompt, nl=False, err=True)
-    return sys.stdin.readline()
-
-
-def _method(text: str) -> bool:
-    return text in [method.value for method in Method]
-
-
-def _peers(text: str) -> bool:
-    return all(names.peer(word) for word in text.replace(",", " ").split())
-
-
-def _mailboxes(text: str) -> bool:
-    try:
-        return bool([_mailbox(word) for word in text.split()])
-    except UsageError:
-        return False
-
-
-def _mailbox(text: str) -> tuple[str, list[str]]:
-    """``alice=alice@office.example,sales@office.example``. Raises UsageError."""
-    name, equals, rest = text.partition("=")
-    addresses = [address.strip() for address in rest.split(",") if address.strip()]
-    good = all(names.mail_address(address) for address in addresses)
-    if not equals or not plain_name(name) or not addresses or not good:
-        raise UsageError(
-            "cannot write a configuration",
-            f"--mailbox {text!r} is not {_MAILBOX_FORM}",
-            fix="for example: --mailbox alice=alice@office.example,sales@office.example",
-        )
-    return name, addresses
 
 
 def _default_maildir_root() -> Path:

@@ -53,6 +53,9 @@ def show(context: Context, as_json: bool) -> None:
         ]
         context.out(json.dumps({"version": 1, "mailboxes": rows}, ensure_ascii=False))
         return
+    if not boxes:
+        context.talk("no mailbox: another mail server receives here (`listen = []`)")
+        return
     context.out(
         table(
             ("name", "new", "seen", "addresses", "maildir", "reader"),

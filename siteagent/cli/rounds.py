@@ -22,10 +22,12 @@ from siteagent.config.sections import Configuration
 from siteagent.errors import CannotCreate, ConfigurationError, ExitCode, TemporaryError
 from siteagent.events import AskAnswered, AskFailed, Event, MessageAccepted, RoundStarted, SessionOpened, SessionRefused
 from siteagent.host import systemd
-from siteagent.status import amount
+from siteagent.status import amount, counted
 from siteagent.store import lock, requests
 
 Round = dict[str, Any]
+Hear = Callable[[str], None]
+"""Told at once when a provider has ``answered`` and when it ``connected``."""
 
 _TAKEN_SECONDS = 5.0
 _BEHIND_SECONDS = 15.0
@@ -64,7 +66,12 @@ class Wanted:
 
 
 def ask(
-    context: Context, configuration: Configuration, wanted: Wanted, *, sockets: Sequence[socket.socket] | None = None
+    context: Context,
+    configuration: Configuration,
+    wanted: Wanted,
+    *,
+    sockets: Sequence[socket.socket] | None = None,
+    hear: Hear = lambda what: None,
 ) -> Asked:
     """Asks now and waits for the end of it. Raises SiteAgentError; KeyboardInterrupt withdraws the request.
 
@@ -79,12 +86,12 @@ def ask(
         if holder is not None and lock.holder_work(state_directory) == lock.RUN:
             for own in sockets or ():
                 own.close()  # the agent has begun meanwhile: the ports are its own
-            return _follow(context, state_directory, wanted)
+            return _follow(context, state_directory, wanted, hear)
         if holder is None:
             try:
                 if sockets is None:
                     sockets = become_owner(configuration)  # once: who gave root up cannot bind the ports again
-                return _alone(context, configuration, wanted, sockets)
+                return _alone(context, configuration, wanted, sockets, hear=hear)
             except CannotCreate as error:
                 if lock.lock_holder(state_directory) is None and not _service_began(context, state_directory, error):
                     raise  # not the lock: a taken port, or a directory that cannot be made
@@ -113,7 +120,7 @@ def _service_began(context: Context, state_directory: Path, error: CannotCreate)
 # --- by a running agent -----------------------------------------------------------------------------------------------
 
 
-def _follow(context: Context, state_directory: Path, wanted: Wanted) -> Asked:
+def _follow(context: Context, state_directory: Path, wanted: Wanted, hear: Hear) -> Asked:
     request = requests.Request(
         id=requests.new_id(),
         providers=wanted.providers,
@@ -122,15 +129,14 @@ def _follow(context: Context, state_directory: Path, wanted: Wanted) -> Asked:
     )
     requests.leave(state_directory, request)
     try:
-        return _followed(context, state_directory, wanted, request)
+        return _followed(state_directory, wanted, request, _Progress(context.talk, hear))
     except BaseException:
         requests.withdraw(state_directory, request)
         raise
 
 
-def _followed(context: Context, state_directory: Path, wanted: Wanted, request: requests.Request) -> Asked:
+def _followed(state_directory: Path, wanted: Wanted, request: requests.Request, progress: _Progress) -> Asked:
     asked = Asked()
-    progress = _Progress(context.talk)
     began = last_sign = time.monotonic()
     seen: set[str] = set()
     while True:
@@ -190,14 +196,16 @@ def _not_taken_up(document: dict[str, Any], unknown: list[str], *, waits: bool) 
 class _Progress:
     """Says what is new in a round, line by line."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], hear: Hear) -> None:
+        self._say, self._hear = say, hear
         self._said: set[str] = set()
 
     def show(self, provider: str, latest: Round) -> None:
         for node in latest["nodes"]:
+            self._hear("answered")
             self._once(answer_line(provider, node["node"], node["outcome"], node["code"], node["text"]))
         if latest["sessions"]:
+            self._hear("connected")
             self._once(f"{provider}: connected")
 
     def _once(self, line: str) -> None:
@@ -209,7 +217,14 @@ class _Progress:
 # --- alone ------------------------------------------------------------------------------------------------------------
 
 
-def _alone(context: Context, configuration: Configuration, wanted: Wanted, sockets: Sequence[socket.socket]) -> Asked:
+def _alone(
+    context: Context,
+    configuration: Configuration,
+    wanted: Wanted,
+    sockets: Sequence[socket.socket],
+    *,
+    hear: Hear,
+) -> Asked:
     with imports_as_owner():
         from siteagent.agent.desk import Once
         from siteagent.agent.parts import Agent
@@ -226,7 +241,7 @@ def _alone(context: Context, configuration: Configuration, wanted: Wanted, socke
             log=log,
             once=once,
             sockets=sockets,
-            observe=_told(context.talk),
+            observe=_told(context.talk, hear),
             transcript=context.detail if context.verbose else None,
         )
         with signals(stop=agent.stop):
@@ -245,16 +260,18 @@ def _alone(context: Context, configuration: Configuration, wanted: Wanted, socke
     return asked
 
 
-def _told(say: Callable[[str], None]) -> Callable[[Event], None]:
+def _told(say: Callable[[str], None], hear: Hear) -> Callable[[Event], None]:
     def tell(event: Event) -> None:
         match event:
             case RoundStarted():
                 say(f"{event.provider}: asking over {event.interface}")
             case AskAnswered():
+                hear("answered")
                 say(answer_line(event.provider, event.node, event.outcome.value, event.code, event.text))
             case AskFailed():
                 say(f"{event.provider}: {event.reason}" + (f"\n  fix: {event.fix}" if event.fix else ""))
             case SessionOpened():
+                hear("connected")
                 say(f"{event.provider or 'somebody'}: connected from {event.peer}")
             case SessionRefused() if event.expected:
                 say(f"refused a connection from {event.peer}: {event.reason}")
@@ -275,6 +292,8 @@ def answer_line(provider: str, node: str, outcome: str, code: int | None, text: 
 
 def summary(name: str, latest: Round) -> str:
     """One round in a line."""
-    brought = f"{latest['messages']} message{'' if latest['messages'] == 1 else 's'}, {amount(latest['bytes'])}"
+    if latest["outcome"] == "asked":
+        return f"{name}: asked; what it holds comes to the mail server that receives here"
+    brought = f"{counted(latest['messages'], 'message')}, {amount(latest['bytes'])}"
     line = f"{name}: {latest['outcome']}, {brought}"
     return f"{line} ({latest['reason']})" if latest.get("reason") else line

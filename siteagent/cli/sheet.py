@@ -59,41 +59,67 @@ def _place(value: Configuration, provider: Provider) -> tuple[str, int]:
 
 
 def _text(value: Configuration, provider: Provider) -> list[str]:
-    names, (host, port) = domains(value), _place(value, provider)
+    backup = value.ask_only  # layout B: our own server is the MX, and this one its backup
     rows = [
         f"To the postmaster of {provider.host}:",
         "",
-        f"Please hold the mail of {', '.join(names)} for us. Our line comes and goes; when it is there, our mail agent",
-    ]
-    if provider.method is Method.ATRN:
-        rows += [
-            f"connects to {provider.host}, port {provider.port}, logs in"
-            + (f' as "{provider.username}"' if provider.username else "")
-            + f" and fetches it by ATRN (RFC 2645) for: {', '.join(provider.nodes)}.",
-        ]
-    else:
-        rows += [
-            f"asks {provider.host}, port {provider.port}, by ETRN (RFC 1985) for: {', '.join(provider.nodes)}",
-            f"and takes it at {host}, port {port}." + ("" if value.ask_only else _offers(value)),
-        ]
-    rows += [
+        *_wish(value, provider, backup=backup),
         "",
-        "- Relay these domains to us, and to nobody else: no other MX than yours may take their mail away.",
+        *(_BACKUP if backup else _ALONE),
         "- Keep what you cannot deliver as long as you can (30 days is good; 5 are the usual minimum). Send no",
         "  non-delivery notice before that: that we are not there is the normal case.",
         "- Hold the mail until we ask: do not try every few minutes, which costs both of us.",
-        "- Refuse addresses that do not exist while their sender is still connected; the list is below.",
+        "- Refuse addresses that do not exist while their sender is still connected"
+        + ("." if backup else "; the list is below."),
         "  What you take and we must refuse becomes a notice to a stranger.",
         "- Do not return what is answered 4yz by us: we answer so when a disk is full, and when a message must wait.",
     ]
     if provider.method is not Method.ATRN:
-        rows += [
-            f"- Our name {host} always exists in DNS. Never remove it, never park it on 127.0.0.1 while we are away:",
-            "  mail would come back to its senders at once. It keeps our last address, with a TTL of a minute.",
-            "- Tell us every network that you send from, and tell us before it changes: others are turned away.",
+        rows += _reaching(_place(value, provider)[0], listed=not backup)
+    if backup:
+        return [*rows, "", "Addresses that exist: as our mail server has them; we send the list with this."]
+    addresses = [f"  {address}" for address in valid_addresses(value.delivery, value.mailbox)] or ["  (all)"]
+    return [*rows, "", "Addresses that exist:", *addresses]
+
+
+_ALONE = ["- Relay these domains to us, and to nobody else: no other MX than yours may take their mail away."]
+_BACKUP = ["- Relay these domains to our server alone, as its backup MX: what you hold goes to us and to nobody else."]
+
+
+def _wish(value: Configuration, provider: Provider, *, backup: bool) -> list[str]:
+    names, (host, port) = ", ".join(domains(value)), _place(value, provider)
+    if backup:
+        rows = [
+            f"Please be the backup for the mail of {names}: take it while our own server is away. Our line comes and",
+            "goes; when it is there, our mail agent",
         ]
-    rows += ["", "Addresses that exist:"]
-    rows += [f"  {address}" for address in valid_addresses(value.delivery, value.mailbox)] or ["  (all)"]
+    else:
+        rows = [f"Please hold the mail of {names} for us. Our line comes and goes; when it is there, our mail agent"]
+    if provider.method is Method.ATRN:
+        login = f' as "{provider.username}"' if provider.username else ""
+        return [
+            *rows,
+            f"connects to {provider.host}, port {provider.port}, logs in{login}"
+            f" and fetches it by ATRN (RFC 2645) for: {', '.join(provider.nodes)}.",
+        ]
+    takes = f"and our mail server takes it at {host}, port 25." if backup else f"and takes it at {host}, port {port}."
+    return [
+        *rows,
+        f"asks {provider.host}, port {provider.port}, by ETRN (RFC 1985) for: {', '.join(provider.nodes)}",
+        takes + ("" if backup else _offers(value)),
+    ]
+
+
+def _reaching(host: str, *, listed: bool) -> list[str]:
+    """How we are found. `listed`: connections from other networks than those they told us of are turned away."""
+    rows = [
+        f"- Our name {host} always exists in DNS. Never remove it, never park it on 127.0.0.1 while we are away:",
+        "  mail would come back to its senders at once. It keeps our last address, with a TTL of a minute.",
+    ]
+    if listed:
+        rows.append(
+            "- Tell us every network that you send from, and tell us before it changes: others are turned away."
+        )
     return rows
 
 

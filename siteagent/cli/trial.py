@@ -7,11 +7,12 @@ Maildir itself: that is where the mail has to be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from siteagent.cli.running import become_owner, imports_as_owner
 from siteagent.config import names
 from siteagent.config.sections import Configuration, Mailbox, Provider
 from siteagent.errors import ExitCode, SiteAgentError, TemporaryError, UsageError
+from siteagent.status import counted
 from siteagent.store.lock import lock_holder
 from siteagent.wire.reply import Reply
 
@@ -44,8 +46,19 @@ class _Trial:
     mailbox: Mailbox | None
     began: float
 
-    def seconds(self) -> str:
-        return f"after {time.monotonic() - self.began:.1f} s"
+    def seconds(self, at: float | None = None) -> str:
+        """From the beginning to `at`, of the monotonic clock; None: to now."""
+        return f"after {max(0.0, (time.monotonic() if at is None else at) - self.began):.1f} s"
+
+
+class _Heard:
+    """When a round's first answer and first connection were heard of, of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+
+    def __call__(self, what: str) -> None:
+        self.times.setdefault(what, time.monotonic())
 
 
 class _HopFailed(SiteAgentError):
@@ -164,36 +177,46 @@ def _follow(
     sockets: Sequence[socket.socket],
 ) -> None:
     """Waits a moment for a provider that sends by itself, then asks, twice at most. Raises _HopFailed."""
-    if _arrived(configuration, trial, seconds=_DIRECT_SECONDS):
-        context.out(f"2. {provider.name} sent it on without being asked; it is in the Maildir {trial.seconds()}")
+    if at := _arrived(configuration, trial, seconds=_DIRECT_SECONDS):
+        context.out(f"2. {provider.name} sent it on without being asked; it is in the Maildir {trial.seconds(at)}")
         return
     asked = rounds.Asked()
     for attempt in range(_ASKS):
         if attempt:
             time.sleep(_BETWEEN_ASKS_SECONDS)  # a provider releases only what it has tried and put off before
         wanted = rounds.Wanted((provider.name,), timeout_seconds=timeout)
-        asked = rounds.ask(context, configuration, wanted, sockets=sockets)
+        heard = _Heard()
+        asked = rounds.ask(context, configuration, wanted, sockets=sockets, hear=heard)
         latest = asked.rounds.get(provider.name)
         if latest is None:
             raise TemporaryError("cannot tell what became of the message", "the round was cut short")
-        _tell_hops(context, provider, latest, trial, attempt)
-        if _arrived(configuration, trial, seconds=1.0):
+        _tell_hops(context, provider, latest, trial, attempt=attempt, heard=heard.times)
+        if at := _arrived(configuration, trial, seconds=1.0):
             number = 4 + 2 * attempt
-            context.out(f"{number}. it is in the Maildir of {trial.address} {trial.seconds()}")
+            context.out(f"{number}. it is in the Maildir of {trial.address} {trial.seconds(at)}")
             return
         if latest["outcome"] in ("refused", "failed") or _refused_peer(provider.name, asked):
             break  # asking again changes nothing
     raise _likely_cause(provider, asked, trial)
 
 
-def _tell_hops(context: Context, provider: Provider, latest: rounds.Round, trial: _Trial, attempt: int) -> None:
+def _tell_hops(
+    context: Context,
+    provider: Provider,
+    latest: rounds.Round,
+    trial: _Trial,
+    *,
+    attempt: int,
+    heard: Mapping[str, float],
+) -> None:
     number = 2 + 2 * attempt
     answers = ", ".join(f"{n['node']}: {n['code'] or ''} {n['text']}".strip() for n in latest["nodes"])
     if answers:
-        context.out(f"{number}. asked {provider.name} ({answers}) {trial.seconds()}")
+        context.out(f"{number}. asked {provider.name} ({answers}) {trial.seconds(heard.get('answered'))}")
     if latest["sessions"]:
-        brought = f"{latest['messages']} message{'' if latest['messages'] == 1 else 's'}"
-        context.out(f"{number + 1}. {provider.name} connected and brought {brought} {trial.seconds()}")
+        brought = counted(latest["messages"], "message")
+        at = trial.seconds(heard.get("connected"))
+        context.out(f"{number + 1}. {provider.name} connected {at}, and brought {brought}")
 
 
 def _refused_peer(name: str, asked: rounds.Asked) -> dict[str, str] | None:
@@ -250,14 +273,18 @@ def _answers(latest: rounds.Round) -> str:
 # --- where it has to be -----------------------------------------------------------------------------------------------
 
 
-def _arrived(configuration: Configuration, trial: _Trial, *, seconds: float) -> bool:
+def _arrived(configuration: Configuration, trial: _Trial, *, seconds: float) -> float | None:
+    """When it was filed, of the monotonic clock; None where it is not there after so long."""
     mailboxes = [trial.mailbox] if trial.mailbox is not None else list(configuration.mailbox)
     deadline = time.monotonic() + seconds
     while True:
-        if any(_holds(path, trial.mark.encode()) for mailbox in mailboxes for path in _recent(mailbox, trial)):
-            return True
+        for path in (path for mailbox in mailboxes for path in _recent(mailbox, trial)):
+            if _holds(path, trial.mark.encode()):
+                with contextlib.suppress(OSError):  # a reader moved it just now
+                    return time.monotonic() - max(0.0, time.time() - path.stat().st_mtime)
+                return time.monotonic()
         if time.monotonic() > deadline:
-            return False
+            return None
         time.sleep(_LOOK_SECONDS)
 
 

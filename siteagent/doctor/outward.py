@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from siteagent.config.names import mail_domain
 from siteagent.config.sections import Method, Provider, Tls
@@ -14,6 +14,7 @@ from siteagent.doctor.survey import Survey
 from siteagent.errors import TemporaryError
 from siteagent.events import Line
 from siteagent.host import certificates
+from siteagent.status import counted, moment
 
 CERTIFICATE_DAYS = 21
 
@@ -324,7 +325,8 @@ def last_rounds(site: Site) -> Iterator[Finding]:
         name = f"last round of {view['name']}"
         if last is None:
             continue
-        said = f"{last['outcome'] or 'under way'}, {last['messages']} messages, at {last['started']}"
+        at = moment(last["started"], datetime.now().astimezone())
+        said = f"{last['outcome'] or 'under way'}, {counted(last['messages'], 'message')}, at {at}"
         if last["outcome"] == "silent":
             yield ok(name, f"{said}: {_SILENCE.format(view['name'])}")
         elif last["outcome"] in ("refused", "failed"):

@@ -210,7 +210,7 @@ def verdict(found: Probe) -> tuple[str | None, list[str]]:
         if best is not None and best.etrn:
             return "B", [
                 f"layout B: this host receives the mail of {found.wanted}; {best.host} is its backup and can be asked",
-                f"siteagent init --provider {best.host} --ask-only",
+                f"siteagent init --provider {best.host}{_node(found)} --ask-only",
             ]
         return None, [f"this host receives the mail of {found.wanted} itself, and no backup that can be asked was seen"]
     if best is None:
@@ -230,19 +230,24 @@ def verdict(found: Probe) -> tuple[str | None, list[str]]:
         return "A", [
             f"layout A: {best.host} port {best.port} can be asked by ETRN, and connects to us",
             *more,
-            _command(best, "etrn"),
+            _command(found, best, "etrn"),
             "ask the provider to hold the mail until asked, and for its outgoing networks (peers)",
         ]
     chosen = next(seen for seen in found.seen if seen.atrn)
     return "C", [
         f"layout C: {chosen.host} port {chosen.port} hands mail over the connection that we open (ATRN)",
-        _command(chosen, "atrn") + " --username ACCOUNT",
+        _command(found, chosen, "atrn") + " --username ACCOUNT",
         "ask the provider for an account",
     ]
 
 
-def _command(seen: Seen, method: str) -> str:
-    return f"siteagent init --provider {seen.host} --method {method}"
+def _command(found: Probe, seen: Seen, method: str) -> str:
+    return f"siteagent init --provider {seen.host}{_node(found)} --method {method}"
+
+
+def _node(found: Probe) -> str:
+    """What to ask for is mostly the domain, where one was looked at."""
+    return f" --node {found.wanted.rstrip('.').lower()}" if found.mx else ""
 
 
 def _none_offers(found: Probe) -> str:

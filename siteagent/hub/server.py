@@ -43,6 +43,7 @@ from siteagent.hub.returns import Returns
 from siteagent.inbound import listener as inbound
 from siteagent.inbound.reception import Owner
 from siteagent.names import Resolver
+from siteagent.status import counted
 from siteagent.store import held, lock, requests
 from siteagent.store.durable import remove_quietly
 from siteagent.store.snapshot import Snapshot
@@ -338,7 +339,7 @@ class Hub:
                 answers.append(f"{name} has no deliver_to: it fetches its mail by ATRN")
             else:
                 self._pusher.start(node)
-                answers.append(f"{count} messages for {name}")
+                answers.append(f"{counted(count, 'message')} for {name}")
                 continue
             done = False
         self.fold.answer(request.id, "; ".join(answers), done=done)

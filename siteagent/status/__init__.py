@@ -14,7 +14,7 @@ from siteagent.status.fold import (
     timestamp,
     urgent,
 )
-from siteagent.status.screen import Mood, Verdict, amount, moment, render, verdict
+from siteagent.status.screen import Mood, Verdict, amount, counted, moment, render, verdict
 from siteagent.status.warnings import KINDS, Warnings
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Verdict",
     "Warnings",
     "amount",
+    "counted",
     "moment",
     "render",
     "timestamp",

@@ -261,6 +261,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def counted(number: int, what: str) -> str:
+    """``1 message``, ``1,200 messages``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def moment(when: str | datetime | None, now: datetime) -> str:
     """A time as people read it, in the zone of `now`: ``08:00:28 CET``; with the date where it is another day's."""
     if when is None:

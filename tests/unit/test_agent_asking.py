@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trustme
-from siteagent.agent.asking import Asker
+from siteagent.agent.asking import Asker, greeting_name
 from siteagent.config.sections import Auth, Limits, Provider, Tls
 from siteagent.errors import TemporaryError
-from siteagent.events import NodeOutcome
+from siteagent.events import Line, NodeOutcome
 from siteagent.store.forms import NameForms
 from siteagent.wire.etrn import AskResult
 from tests import scripted
@@ -132,3 +133,19 @@ def test_an_ask_that_is_cancelled_leaves_the_connection_at_once() -> None:
             await asyncio.wait_for(isp.settled(), 5)
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("hostname", "source", "said"),
+    [
+        ("mail.office.example", "8.8.4.4", "mail.office.example"),
+        ("[127.0.0.1]", "8.8.4.4", "[8.8.4.4]"),  # read at boot, before there was a line
+        ("[127.0.0.1]", "192.168.1.2", "[192.168.1.2]"),
+        ("[8.8.8.8]", "8.8.4.4", "[8.8.4.4]"),  # the address of an earlier line
+        ("[8.8.8.8]", "192.168.1.2", "[8.8.8.8]"),  # written by somebody who knows the router's
+        ("[IPv6:::1]", "2a00::1", "[IPv6:2a00::1]"),
+        ("[127.0.0.1]", "fe80::1%ppp0", "[IPv6:fe80::1]"),
+    ],
+)
+def test_a_host_without_a_name_greets_by_the_address_of_the_line(hostname: str, source: str, said: str) -> None:
+    assert greeting_name(hostname, Line("ppp0", source)) == said

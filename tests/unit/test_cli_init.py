@@ -110,13 +110,15 @@ def test_a_file_that_appears_between_the_questions_and_the_writing_stays(
 def test_questions_are_asked_on_stderr_and_again_where_an_answer_will_not_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = "a b\nmx.isp.example\noffice.example\n\n192.0.2.0/24\nalice\nalice=alice@office.example\n\n"
+    answers = "a b\nmx.isp.example\noffice.example\n\n192.0.2.0/24\nal/ice\nalice\n\n\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(answers))
     assert init(tmp_path) == 0
     value = load(tmp_path / "siteagent.toml")
     assert (value.provider[0].host, value.provider[0].peers) == ("mx.isp.example", ("192.0.2.0/24",))
     captured = capsys.readouterr()
-    assert "'a b' will not do" in captured.err
+    assert value.mailbox[0].addresses == ("alice@office.example",)
+    assert "'a b' will not do: give a name or an address, such as mx.isp.example" in captured.err
+    assert "'al/ice' will not do: 'al/ice' is no name for a mailbox" in captured.err
     assert "?" not in captured.out
 
 
@@ -142,10 +144,24 @@ def test_ctrl_c_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("missing", ["--provider", "--mailbox", "--node"])
 def test_yes_names_the_flag_that_is_missing(tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     at = ENOUGH.index(missing)
-    # With a literal for a name there is no domain to guess.
-    assert init(tmp_path, *ENOUGH[:at], *ENOUGH[at + 2 :], "--yes", "--hostname", "[192.0.2.1]") == 64
+    rest = [*ENOUGH[:at], *ENOUGH[at + 2 :]]
+    if missing == "--node":  # with a literal for a name, and no mailbox, there is no domain to guess
+        rest = ["--provider", "mx.isp.example", "--ask-only"]
+    assert init(tmp_path, *rest, "--yes", "--hostname", "[192.0.2.1]") == 64
     assert f"fix: give {missing}" in capsys.readouterr().err
     assert not (tmp_path / "siteagent.toml").exists()
+
+
+def test_without_a_node_the_domain_of_the_first_mailbox_is_asked_for(tmp_path: Path) -> None:
+    given = [word for word in ENOUGH if word not in ("--node", "office.example")]
+    assert init(tmp_path, *given, "--yes", "--hostname", "mail.elsewhere.example") == 0
+    assert load(tmp_path / "siteagent.toml").provider[0].nodes == ("office.example",)
+
+
+def test_asking_only_and_atrn_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--method", "atrn", "--username", "u", "--ask-only", "--yes")
+    assert init(tmp_path, "--provider", "hub.example", "--node", "office.example", *more) == 64
+    assert "--ask-only and --method atrn exclude each other" in capsys.readouterr().err
 
 
 def test_the_domain_of_our_name_is_what_is_asked_for_by_default(tmp_path: Path) -> None:

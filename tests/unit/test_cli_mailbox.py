@@ -159,3 +159,10 @@ def test_a_reader_who_is_nobody_is_refused_before_anything_is_written(
     assert run(path, "add", "bob", "bob@office.example", "--reader", "no-such-user") == 64
     assert "there is no user no-such-user here" in capsys.readouterr().err
     assert path.read_text() == before
+
+
+def test_where_another_server_receives_the_list_says_so(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text(path.read_text().partition("[[mailbox]]")[0] + "[listener]\nlisten = []\n")
+    assert run(path, "list") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "" and "another mail server receives here" in captured.err

@@ -458,3 +458,8 @@ def test_without_siteagent_socket_no_service_is_started(
         write(tmp_path, provider(port=1), listen=[f"127.0.0.1:{taken.getsockname()[1]}"])
         assert say("ask").code == 73
     assert not started.exists()
+
+
+def test_a_round_whose_mail_comes_to_another_server_claims_no_number() -> None:
+    said = rounds.summary("isp", {"outcome": "asked", "messages": 0, "bytes": 0})
+    assert said == "isp: asked; what it holds comes to the mail server that receives here"

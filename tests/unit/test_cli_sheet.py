@@ -65,6 +65,15 @@ def test_atrn_needs_no_name_of_ours(path: Path, tmp_path: Path, capsys: pytest.C
     assert 'logs in as "office" and fetches it by ATRN' in said and "127.0.0.1" not in said
 
 
+def test_a_backup_is_asked_to_be_one(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = path.read_text().partition("[[mailbox]]")[0]
+    path.write_text(text + "[listener]\nlisten = []\n")
+    said = printed(path, capsys)
+    assert "be the backup for the mail of office.example" in said
+    assert "our mail server takes it at office.dyn.example, port 25" in said
+    assert "no other MX" not in said and "(all)" not in said and "turned away" not in said
+
+
 def test_a_provider_that_is_not_there_is_said(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(path), "provider-sheet", "ipx"]) == 64
     assert "known: isp" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import smtplib
 import threading
 import time
@@ -81,8 +82,16 @@ def test_each_hop_is_told_with_its_time(tmp_path: Path, capsys: pytest.CaptureFi
     took, asked, connected, there = capsys.readouterr().out.splitlines()
     assert took.startswith(f"1. isp took the message for {ALICE} (250 queued as 1) after ")
     assert asked.startswith("2. asked isp (office.example: 250 Queuing started) after ")
-    assert connected.startswith("3. isp connected and brought 1 message after ")
+    assert connected.startswith("3. isp connected after ") and connected.endswith(", and brought 1 message")
     assert there.startswith(f"4. it is in the Maildir of {ALICE} after ")
+
+
+def test_a_hop_has_its_own_time_and_not_that_of_the_rounds_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, message_dialogue(), STARTED, brings=True, quiet_seconds=4) == 0
+    times = [float(re.findall(r"after (\d+\.\d) s", row)[-1]) for row in capsys.readouterr().out.splitlines()]
+    assert times == sorted(times) and times[-1] - times[1] < 3, times
 
 
 def test_a_provider_that_does_not_take_it_is_the_first_hop_that_failed(

@@ -64,6 +64,13 @@ def test_a_verdict_ends_in_the_command_to_go_on_with() -> None:
     assert "siteagent init --provider mx.isp.example --method etrn" in verdict(made(seen()))[1]
 
 
+def test_where_a_domain_was_looked_at_the_command_asks_for_it() -> None:
+    for more in ({}, {"ours": ["mail.office.example"]}):
+        mx = ["mail.office.example", "mx.isp.example"]
+        command = next(row for row in verdict(made(seen(), mx=mx, **more))[1] if row.startswith("siteagent init"))
+        assert command.startswith("siteagent init --provider mx.isp.example --node office.example --")
+
+
 def test_the_document_tells_each_port() -> None:
     document = made(seen(), CLOSED).document()
     assert document["layout"] == "A"

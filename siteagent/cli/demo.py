@@ -135,7 +135,10 @@ listen = []
     "--line-rate", type=click.IntRange(min=300), metavar="BITS", help="A slow line, in bits a second: 33600 is a modem."
 )
 @click.option(
-    "--keep", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Leave everything there afterwards."
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
+    metavar="DIR",
+    help="Leave everything there afterwards.",
 )
 @click.pass_obj
 def demo(context: Context, messages: int, method: str, line_rate: int | None, keep: Path | None) -> int:

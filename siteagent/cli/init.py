@@ -79,7 +79,9 @@ class Answers:
 @click.option(
     "--reader", metavar="dovecot|USER", help="Who reads the Maildirs: Dovecot (as our user), or a local user."
 )
-@click.option("--maildir-root", type=click.Path(path_type=Path), help="The directory that holds the Maildirs.")
+@click.option(
+    "--maildir-root", type=click.Path(path_type=Path, readable=False), help="The directory that holds the Maildirs."
+)
 @click.option(
     "--ask-only", is_flag=True, help="Another mail server receives here: only ask, with no mailbox and no listener."
 )

@@ -22,7 +22,7 @@ _ROOT_HELP = "Write below DIR and run nothing: for packages and images."
 
 @click.command("install-service")
 @click.option("--dry-run", is_flag=True, help="Say what would be written and run; -v prints the files too.")
-@click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help=_ROOT_HELP)
+@click.option("--root", type=click.Path(path_type=Path, readable=False), metavar="DIR", help=_ROOT_HELP)
 @click.option(
     "--hooks",
     default="auto",
@@ -79,7 +79,9 @@ def install_service(context: Context, dry_run: bool, root: Path | None, hooks: s
 
 @click.command("uninstall-service")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed and run.")
-@click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Remove below DIR, and run nothing.")
+@click.option(
+    "--root", type=click.Path(path_type=Path, readable=False), metavar="DIR", help="Remove below DIR, and run nothing."
+)
 @click.option("--hub", is_flag=True, help="Remove the hub's.")
 @click.pass_obj
 def uninstall_service(context: Context, dry_run: bool, root: Path | None, hub: bool) -> int:

@@ -96,7 +96,9 @@ def _shown(count: int | None) -> str:
 @mailbox.command("add", short_help="Add a mailbox.")
 @click.argument("name")
 @click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
-@click.option("--maildir", type=click.Path(path_type=Path), help="Where; default: beside the first one.")
+@click.option(
+    "--maildir", type=click.Path(path_type=Path, readable=False), help="Where; default: beside the first one."
+)
 @click.option("--reader", metavar="dovecot|USER", help="A local user who reads it; default: as the first one.")
 @click.pass_obj
 def add(context: Context, name: str, addresses: tuple[str, ...], maildir: Path | None, reader: str | None) -> None:

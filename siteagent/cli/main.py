@@ -21,12 +21,15 @@ import click
 
 from siteagent import __version__
 from siteagent.cli.context import Context
-from siteagent.errors import ExitCode, PermissionProblem, SiteAgentError, StorageError
+from siteagent.errors import ExitCode, PermissionProblem, SiteAgentError, StorageError, UsageError
 
 __all__ = ["COMMANDS", "Context", "group", "main"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 BROKEN_PIPE = 141  # 128 + SIGPIPE: whoever read our output left
+
+# click 8.2 and later: a group without a command is answered by its help.
+_NO_ARGUMENTS: type[click.ClickException] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 # Name -> where it lives, and its line in --help. In the order in which people meet them.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -102,7 +105,7 @@ def _global_options() -> list[click.Option]:
     return [
         click.Option(
             ["--config"],
-            type=click.Path(path_type=Path),
+            type=click.Path(path_type=Path, readable=False),
             metavar="FILE",
             help="The configuration file to use.",
             expose_value=False,
@@ -190,8 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.show(file=sys.stderr)
-        return error.exit_code
+        return _misread(error, context)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -211,12 +213,24 @@ def _exit_code(returned: object) -> int:
     return int(returned) if isinstance(returned, int) else int(ExitCode.DONE)
 
 
-def _told(error: SiteAgentError, context: Context, *, trace: bool = False) -> int:
+def _misread(error: click.ClickException, context: Context) -> int:
+    """A command line that is none, in the words of the house."""
+    if isinstance(error, _NO_ARGUMENTS):
+        error.show(file=sys.stderr)
+        return error.exit_code
+    said = error.format_message().rstrip(".")
+    place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else "siteagent"
+    why = said[:1].lower() + said[1:]
+    fix = f"`{place} --help` tells what it takes"
+    return _told(UsageError("cannot read the command line", why, fix=fix), context, code=error.exit_code)
+
+
+def _told(error: SiteAgentError, context: Context, *, trace: bool = False, code: int | None = None) -> int:
     label = click.style("error:", fg="red", bold=True)
     context.alarm(f"{label} {error}")
     if trace:
         context.detail(traceback.format_exc())
-    return int(error.exit_code)
+    return int(error.exit_code) if code is None else code
 
 
 def _translated(error: OSError) -> SiteAgentError:

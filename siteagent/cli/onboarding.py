@@ -75,8 +75,9 @@ def add(path: Path, site: Site, new: NewHub) -> tuple[HubConfiguration, Path]:
 
     All or nothing. Raises UsageError where the node is there already or the file would not be right, OSError.
     """
+    known = files.load(path, hub=True).node if path.exists() else ()  # first: it says in words what is wrong with it
     old = path.read_text(encoding="utf-8") if path.exists() else None
-    if old is not None and any(node.name == site.name for node in files.load(path, hub=True).node):
+    if any(node.name == site.name for node in known):
         fix = f"edit the file; `siteagent hub show-node {site.name}` prints again what the site needs"
         raise UsageError(f"cannot add {site.name}", f"{path} has it already", fix=fix)
     password_file = path.with_name(f"{site.login}.password")

@@ -146,6 +146,8 @@ async def _hand_over(context: Context, configuration: Configuration, provider: P
             transcript=context.detail if context.verbose else None,
         )
     except SiteAgentError as error:
+        if error.what.startswith("cannot connect"):
+            hop = f"{provider.name} cannot be reached"
         raise _HopFailed(
             hop,
             error.why,

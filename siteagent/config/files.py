@@ -195,9 +195,10 @@ def _read(path: Path, *, hub: bool) -> bytes:
     except IsADirectoryError:
         raise ConfigurationError(what, "it is a directory", fix="give --config the file in it") from None
     except (OSError, ValueError) as error:
-        raise StorageError(what, str(getattr(error, "strerror", None) or error)) from None
+        raise StorageError(what, str(getattr(error, "strerror", None) or error).lower()) from None
     if len(raw) > _LARGEST_FILE:
-        raise ConfigurationError(what, f"it holds more than {_LARGEST_FILE} bytes")
+        fix = "give the configuration, not some other file, to --config"
+        raise ConfigurationError(what, f"it holds more than {_LARGEST_FILE} bytes", fix=fix)
     return raw
 
 

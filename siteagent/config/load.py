@@ -20,6 +20,7 @@ from siteagent.config.sections import Configuration, HubConfiguration
 __all__ = ["Draft", "Problem", "Problems", "examine", "parse"]
 
 _Kind = TypeVar("_Kind", Configuration, HubConfiguration)
+_DECLARED_TWICE = re.compile(r"Cannot declare \((.*)\) twice")
 _PLACE = re.compile(r"\s*\((?:at line (\d+), column (\d+)|at end of document)\)$")
 
 
@@ -62,9 +63,16 @@ def _no_toml(text: str, message: str) -> Problem:
     place = _PLACE.search(message)
     line = int(place[1]) if place and place[1] else text.count("\n") + 1
     said = _PLACE.sub("", message)
-    said = said[:1].lower() + said[1:]
-    lines = text.split("\n")
+    row = [*text.split("\n"), ""][line - 1]
+    if table := _DECLARED_TWICE.match(said):
+        name = ".".join(re.findall(r"'([^']*)'", table[1]))
+        return Problem(line, "", f"[{name}] a second time", "each table once; one of several has [[two brackets]]")
+    if said.startswith("Cannot overwrite"):
+        return Problem(
+            line, "", f"{row.partition('=')[0].strip() or 'a key'} a second time", "each key once in a table"
+        )
+    found = f"no TOML: {said[:1].lower()}{said[1:]}"
     # The commonest one on Windows: tomllib's own words do not mention paths.
-    if line <= len(lines) and "\\" in lines[line - 1]:
-        return Problem(line, "", f"{said}", "'single quotes' around text with backslashes, such as a path")
-    return Problem(line, "", said, "valid TOML: text in quotes, one key = value a line")
+    if "\\" in row:
+        return Problem(line, "", found, "'single quotes' around text with backslashes, such as a path")
+    return Problem(line, "", found, "one key = value a line, text in quotes")

@@ -358,7 +358,13 @@ class Hub:
                         message=message, node=node, sender="", recipients=(), reason="dropped by hand", notice=False
                     )
                 )
-            text = f"dropped {message}" if gone else f"{message} is on its way" if deliveries else f"no {message} here"
+            text = (
+                f"dropped {message}"
+                if gone
+                else f"{message} is on its way"
+                if deliveries
+                else f"there is no message {message}"
+            )
             self.fold.answer(request.id, text, done=bool(gone))
         self._changed.set()
 
@@ -518,7 +524,7 @@ async def _drop_from(spool: Spool, message: str) -> tuple[bool, str]:
     deliveries = await spool.ask(partial(held.named, message=message))
     for path in await spool.ask(partial(held.drop, deliveries=deliveries)):
         remove_quietly(path)
-    return bool(deliveries), f"dropped {message}" if deliveries else f"no {message} here"
+    return bool(deliveries), f"dropped {message}" if deliveries else f"there is no message {message}"
 
 
 def _listening_on(section: Listener, endpoints: Sequence[Endpoint]) -> Listener:

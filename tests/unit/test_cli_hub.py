@@ -124,3 +124,12 @@ def test_where_no_hub_has_run_there_is_nothing_to_drop(tmp_path: Path, capsys: p
     (tmp_path / "hub.toml").write_text(f'state_directory = "{tmp_path}/state"\n')
     assert run(tmp_path, "drop", "1") == 64
     assert "nothing is held here" in capsys.readouterr().err
+
+
+def test_a_hub_toml_that_cannot_be_read_is_told_before_a_site_is_added(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hub.toml").write_bytes(b"x\xff = 1\n")
+    assert run(tmp_path, "add-node", "office.example", "--atrn") == 78
+    assert "which is no UTF-8" in capsys.readouterr().err
+    assert not (tmp_path / "office.password").exists()

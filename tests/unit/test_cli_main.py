@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -215,3 +216,22 @@ def test_garbage_is_collected_again_once_the_command_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="long form; run it as root")
+def test_a_configuration_that_may_not_be_read_is_77_and_no_question_of_the_command_line() -> None:
+    program = (
+        "import os, sys\n"
+        "import siteagent.cli.setup, siteagent.config.paths\n"  # behind setuid our own files may be out of reach
+        "from siteagent.cli.main import main\n"
+        "os.setgid(65534)\n"
+        "os.setuid(65534)\n"
+        "sys.exit(main(['--config', sys.argv[1], 'check']))"
+    )
+    # Not in pytest's own directory, which is closed to everybody: the file itself must be what refuses.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        path = Path(folder) / "siteagent.toml"
+        path.touch(mode=0o000)
+        Path(folder).chmod(0o755)
+        done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, "permission denied" in done.stderr) == (77, True), done.stderr

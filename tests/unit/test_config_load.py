@@ -358,3 +358,18 @@ def test_a_hub_that_cannot_work_is_told(text: str, key: str) -> None:
 def test_a_subdomain_is_covered_by_a_star() -> None:
     text = NODE.replace('["office.example"]', '["*.office.example"]') + 'recipients = ["a@x.office.example"]\n'
     assert parse(text, path="hub.toml", kind=HubConfiguration)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[link]\npoll_seconds = 5\n[link]\n", "line 3: found [link] a second time"),
+        ('hostname = "a.example"\nhostname = "b.example"\n[link]\n', "line 2: found hostname a second time"),
+        ("hostname = \n", "line 1: found no TOML: invalid value"),
+    ],
+)
+def test_what_stands_twice_and_what_is_no_toml_is_told_in_words(text: str, found: str) -> None:
+    with pytest.raises(Problems) as caught:
+        parse(text, path="x", kind=Configuration)
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(found)

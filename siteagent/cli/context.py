@@ -5,6 +5,7 @@ Data goes to stdout (`Context.out`), talk to stderr (`Context.talk`): a pipe get
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO, cast, overload
 
 import click
+
+from siteagent.errors import StorageError
 
 if TYPE_CHECKING:
     from siteagent.config.sections import Configuration, HubConfiguration
@@ -54,7 +57,13 @@ class Context:
 
     def out(self, text: str = "") -> None:
         """Print data, which --quiet does not silence."""
-        click.echo(text, color=self._click_color(sys.stdout))
+        try:
+            click.echo(text, color=self._click_color(sys.stdout))
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read it has seen enough
+            why = (error.strerror or str(error)).lower()
+            raise StorageError("cannot write the output", why, fix="send it elsewhere") from error
 
     def talk(self, text: str = "") -> None:
         """Tell people on stderr what goes on; --quiet silences it."""
@@ -74,8 +83,9 @@ class Context:
         """Whether `stream` (stdout) gets colour: --color first, then NO_COLOR (no-color.org), then what it is."""
         if self.color != "auto":
             return self.color == "always"
-        stream = stream or sys.stdout
-        return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+        stream = stream or cast(TextIO | None, sys.stdout)
+        there = stream is not None and stream.isatty()  # a process may be started without one
+        return there and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def _click_color(self, stream: object) -> bool:
         return self.colored(cast(TextIO, stream))

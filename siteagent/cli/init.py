@@ -29,6 +29,7 @@ from siteagent.cli.questions import (
     no_nodes,
     no_peers,
     no_reader,
+    on_a_terminal,
 )
 from siteagent.cli.setup import checked, notes
 from siteagent.config import document, files, names
@@ -106,7 +107,7 @@ def init(context: Context, /, *, yes: bool, force: bool, system: bool | None, lo
     if not force and os.path.lexists(path):
         fix = "edit it, or use --force, which keeps the old one as a .bak"
         raise CannotCreate(f"cannot write {path}", "it exists already", fix=fix)
-    look = sys.stdin.isatty() and not yes if look is None else look
+    look = on_a_terminal() and not yes if look is None else look
     answers = _gathered(context, given, ask=ask, look=look)
     if system:
         answers.state_directory = "/var/lib/siteagent"  # the service's, which everybody's `status` then finds

@@ -188,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "siteagent", list(sys.argv[1:] if arguments is None else arguments), obj=context
         ) as ctx:
             code = _exit_code(group.invoke(ctx))
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except click.exceptions.Exit as exit_:
         return exit_.exit_code

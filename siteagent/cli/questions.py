@@ -51,15 +51,20 @@ class Questions:
             self._context.alarm(f"  {answer!r} will not do: {why}")
 
 
+def on_a_terminal() -> bool:
+    """Whether somebody sits there who could answer."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _answered(prompt: str) -> str:
     """One line of an answer; "" at its end."""
     try:
-        if sys.stdin.isatty() and sys.stdout.isatty():
+        if on_a_terminal() and sys.stdout is not None and sys.stdout.isatty():
             with contextlib.suppress(ImportError):  # Windows has none, and edits lines by itself
                 import readline  # noqa: F401 - importing it is what makes `input` edit
             return input(prompt) + "\n"
         click.echo(prompt, nl=False, err=True)
-        line = sys.stdin.readline()
+        line = sys.stdin.readline() if sys.stdin is not None else ""
     except EOFError:
         line = ""
     except KeyboardInterrupt:

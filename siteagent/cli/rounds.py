@@ -50,10 +50,14 @@ EXIT_CODES = {
 
 @dataclass(slots=True)
 class Asked:
-    """What a round on demand brought. `rounds` by provider; `document`: the snapshot at its end."""
+    """What a round on demand brought. `rounds` by provider; `document`: the snapshot at its end.
+
+    `stopped`: a signal ended it early, with all that had arrived filed; asking again is not wanted.
+    """
 
     rounds: dict[str, Round] = field(default_factory=dict)
     document: dict[str, Any] = field(default_factory=dict)
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,7 @@ def _alone(
 
     once = Once(requests.new_id(), wanted.providers, wanted.nodes, wanted.timeout_seconds)
     asked = Asked()
+    stopped_by: list[str] = []
 
     async def work() -> None:
         # The events are told in words; a log is written where the operator wants one in a file, or asked for it.
@@ -244,7 +249,12 @@ def _alone(
             observe=_told(context.talk, hear),
             transcript=context.detail if context.verbose else None,
         )
-        with signals(stop=agent.stop):
+
+        def stop(reason: str) -> None:
+            stopped_by.append(reason)
+            agent.stop(reason)
+
+        with signals(stop=stop):
             await agent.run()
         log.close()
         asked.document = agent.last_document
@@ -253,10 +263,11 @@ def _alone(
             for view in asked.document["providers"]
             if view["last_round"] is not None and view["name"] in agent.rounds
         }
-        if not asked.rounds:
-            raise KeyboardInterrupt
 
     asyncio.run(work())
+    asked.stopped = bool(stopped_by)
+    if not asked.rounds:
+        raise KeyboardInterrupt
     return asked
 
 

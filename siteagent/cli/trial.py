@@ -197,6 +197,8 @@ def _follow(
             number = 4 + 2 * attempt
             context.out(f"{number}. it is in the Maildir of {trial.address} {trial.seconds(at)}")
             return
+        if asked.stopped:
+            raise KeyboardInterrupt
         if latest["outcome"] in ("refused", "failed") or _refused_peer(provider.name, asked):
             break  # asking again changes nothing
     raise _likely_cause(provider, asked, trial)

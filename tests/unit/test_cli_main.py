@@ -235,3 +235,42 @@ def test_a_configuration_that_may_not_be_read_is_77_and_no_question_of_the_comma
         Path(folder).chmod(0o755)
         done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=30)
     assert (done.returncode, "permission denied" in done.stderr) == (77, True), done.stderr
+
+
+def test_ctrl_c_while_the_program_is_being_read_makes_no_trace() -> None:
+    program = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'siteagent.cli.main':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from siteagent.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-"])
+def test_a_process_without_one_of_the_three_streams_is_no_bug(tmp_path: Path, closed: str) -> None:
+    command = [sys.executable, "-m", "siteagent", "--config", str(tmp_path / "none.toml")]
+    for words, code in ((["init"], 64), (["demo", "--messages", "1"], 0)):
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command, *words]
+        done = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, "bug" in done.stderr) == (code, False), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_said() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "siteagent", "demo", "--messages", "1", "--quiet"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 74
+    assert done.stderr == "error: cannot write the output: no space left on device\n  fix: send it elsewhere\n"

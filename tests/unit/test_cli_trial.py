@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import smtplib
 import threading
 import time
@@ -143,3 +144,18 @@ def test_what_is_no_address_is_not_sent_to(tmp_path: Path, capsys: pytest.Captur
     write(tmp_path, provider(port=1))
     assert main(["--config", str(tmp_path / "siteagent.toml"), "test", "--to", "bob"]) == 64
     assert "bob is no mail address" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_and_nobody_is_asked_again(tmp_path: Path) -> None:
+    with played(message_dialogue(), STARTED, STARTED) as isp:
+        write(tmp_path, provider(port=isp.port, first_connection_seconds=20), listen=["127.0.0.1:0"])
+
+        def interrupt() -> None:
+            while not any(line.startswith("ETRN") for line in isp.heard):
+                time.sleep(0.02)
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        assert main(["--config", str(tmp_path / "siteagent.toml"), "test"]) == 130
+        assert sum(line.startswith("ETRN") for line in isp.heard) == 1

@@ -9,12 +9,14 @@ import smtplib
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from siteagent.cli import trial
+from siteagent.cli import rounds, trial
 from siteagent.cli.main import main
+from siteagent.config.sections import Provider
 from tests.site import ALICE, REFUSED, STARTED, free_port, played, provider, write
 
 TAKES = """\
@@ -159,3 +161,15 @@ def test_ctrl_c_ends_it_and_nobody_is_asked_again(tmp_path: Path) -> None:
         threading.Thread(target=interrupt, daemon=True).start()
         assert main(["--config", str(tmp_path / "siteagent.toml"), "test"]) == 130
         assert sum(line.startswith("ETRN") for line in isp.heard) == 1
+
+
+@pytest.mark.parametrize(("seconds_before", "messages", "early"), [(5, 0, True), (5, 1, False), (-1, 0, False)])
+def test_a_round_that_asked_before_the_message_was_there_does_not_count(
+    seconds_before: int, messages: int, early: bool
+) -> None:
+    started = datetime.now(UTC) - timedelta(seconds=seconds_before)
+    latest = {"started": started.strftime("%Y-%m-%dT%H:%M:%SZ"), "messages": messages}
+    here = trial._Trial("mark", ALICE, None, time.monotonic())
+    asked = rounds.Asked({"isp": latest})
+    section = Provider(name="isp", host="mx.isp.example", nodes=("office.example",))
+    assert trial._asked_too_early(asked, section, here) is early

@@ -36,6 +36,7 @@ from siteagent.events import (
     RoundEnded,
     SessionOpened,
 )
+from siteagent.status import counted
 
 if TYPE_CHECKING:
     from siteagent.agent.parts import Agent
@@ -331,7 +332,7 @@ class _Demo:
             )
         self._context.out(
             f"{len(self._mail)} of {len(self._mail)} messages arrived, byte for byte; {ended.outcome.value}, "
-            f"{ended.sessions} connections, {ended.wire_bytes} bytes on the line, {ended.seconds:.1f} s."
+            f"{counted(ended.sessions, 'connection')}, {ended.wire_bytes} bytes on the line, {ended.seconds:.1f} s."
         )
 
     def _found(self) -> dict[bytes, list[tuple[Path, float]]]:

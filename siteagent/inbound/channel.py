@@ -295,6 +295,9 @@ class Channel(Door):
         assert plain is not None
         self.say(says.TLS_READY)
         self._flush()
+        # From here on, not only behind the handshake: an end that comes right behind it cannot be half an end, and
+        # asyncio would warn on stderr of an `eof_received` that wants to go on.
+        self.tls = True
         try:
             secured = await self.loop.start_tls(
                 plain, self, context, server_side=True, ssl_handshake_timeout=_HANDSHAKE_SECONDS
@@ -309,7 +312,6 @@ class Channel(Door):
             self.connection_lost(None)
             return
         self.transport = secured
-        self.tls = True
         self._reading = True
         peername = self.session.peer
         self.session = Session(self.loop)

@@ -693,6 +693,33 @@ def test_s19_starttls_inside_tls_inside_mail_and_with_arguments(
     Bench(tls=server_tls).run(talk)
 
 
+def test_s22_an_end_right_behind_the_handshake_is_no_half_close(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def talk(bench: Bench) -> None:
+        peer = await bench.friend()
+        assert await peer.code("STARTTLS") == 220
+        hello = ssl.MemoryBIO(), ssl.MemoryBIO()
+        shaking = client_tls.wrap_bio(*hello, server_hostname="mail.office.example")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            shaking.do_handshake()
+        peer.send(hello[1].read())
+        while True:
+            hello[0].write(await peer.reader.read(65536))
+            try:
+                shaking.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                continue
+        with contextlib.suppress(ssl.SSLWantReadError):
+            shaking.unwrap()
+        peer.send(hello[1].read())  # the end of the handshake and close_notify, in one segment
+        await peer.rest()
+
+    Bench(tls=server_tls).run(talk)
+    assert [record.message for record in caplog.records] == []
+
+
 def test_s19_a_failed_handshake_ends_that_session_alone(server_tls: ssl.SSLContext) -> None:
     async def talk(bench: Bench) -> None:
         peer = await bench.friend()

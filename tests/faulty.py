@@ -1,4 +1,4 @@
-"""Disks and databases that fail where a test chooses, or lie, and remember the order of what was done.
+"""Disks and databases that fail where a test chooses, and remember the order of what was done.
 
 `FaultyDisk` is the real disk in all else: files are real, so what is left behind can be looked at.
 """
@@ -41,7 +41,6 @@ class FaultyDisk(Disk):
         self.effects: list[tuple[str, str]] = []
         self.before: Callable[[str, str], None] = lambda operation, place: None
         self._faults: list[_Fault] = []
-        self._lies: set[str] = set()
         self._places: dict[int, str] = {}
         self._guard = threading.Lock()
 
@@ -55,23 +54,17 @@ class FaultyDisk(Disk):
     def heal(self) -> None:
         self._faults.clear()
 
-    def lie(self, *operations: str) -> FaultyDisk:
-        """These do nothing from now on and report success."""
-        self._lies.update(operations)
-        return self
-
     def of(self, *operations: str) -> list[tuple[str, str]]:
         return [effect for effect in self.effects if effect[0] in operations]
 
-    def _enter(self, operation: str, place: str) -> bool:
-        """Whether to really do it. Raises the OSError that was ordered."""
+    def _enter(self, operation: str, place: str) -> None:
+        """Raises the OSError that was ordered."""
         self.before(operation, place)
         with self._guard:
             self.effects.append((operation, place))
             for fault in self._faults:
                 if fault.strikes(operation, place):
                     raise OSError(fault.errno, os.strerror(fault.errno), place)
-        return operation not in self._lies
 
     def open_folder(self, path: Path, *, owners: Iterable[int] | None = None) -> Folder:
         self._enter("open_folder", str(path))
@@ -88,8 +81,8 @@ class FaultyDisk(Disk):
         super().write(handle, buffers)
 
     def sync_file(self, handle: int) -> None:
-        if self._enter("sync_file", self._places.get(handle, "?")):
-            super().sync_file(handle)
+        self._enter("sync_file", self._places.get(handle, "?"))
+        super().sync_file(handle)
 
     def close(self, handle: int) -> None:
         self._enter("close", self._places.pop(handle, "?"))
@@ -104,8 +97,8 @@ class FaultyDisk(Disk):
         super().touch(folder, name)
 
     def sync_folder(self, folder: Folder) -> None:
-        if self._enter("sync_folder", str(folder.path)):
-            super().sync_folder(folder)
+        self._enter("sync_folder", str(folder.path))
+        super().sync_folder(folder)
 
     def remove(self, folder: Folder, name: str) -> None:
         self._enter("remove", f"{folder.path}/{name}")
@@ -134,7 +127,6 @@ class FaultyDatabase:
         self._at = self._times = 0
         self._error: Callable[[], Exception] = AssertionError
         self._late = False
-        self.unsynced = False
 
     def fail(
         self, statement: str, *, at: int = 1, times: int = 1, code: int = sqlite3.SQLITE_IOERR_FSYNC, late: bool = False
@@ -152,8 +144,6 @@ class FaultyDatabase:
     def __call__(self, directory: Path, **options: Any) -> sqlite3.Connection:
         self.opened += 1
         connection = tables.connect(directory, **options)
-        if self.unsynced:
-            connection.execute("PRAGMA synchronous=OFF")
         return _Wrapped(connection, self)  # type: ignore[return-value]
 
     def run(self, connection: sqlite3.Connection, sql: str, *arguments: Any) -> sqlite3.Cursor:

@@ -1,12 +1,9 @@
-"""A process that accepts and files mail as fast as it can, to be killed, cut off or run under faults.
+"""A process that accepts and files mail as fast as it can, to be killed or run under faults.
 
 ``python -m tests.storm STATE MAIL --seed X`` commits message after message, three at a time, every eighth of them too
 large for memory, some for two mailboxes, and says on stdout ``ack N`` or ``nak N KIND`` of each, when it would answer
 the sender. With ``--again N`` it sends messages 0 to N-1 in new sessions, as a provider does that heard no answer;
 without messages (``--count 0``) it only does what a start does. Then it waits until all is filed, and says ``done``.
-
-With ``--bursts`` it rests every now and then, so that no later sync covers for one that is missing. ``--lie`` leaves
-out what makes mail durable: what such a run loses shows that the test would see it.
 """
 
 from __future__ import annotations
@@ -17,19 +14,13 @@ import contextlib
 import os
 import secrets
 import sys
-import time
 from pathlib import Path
 
-from siteagent.config.sections import Mailbox
 from siteagent.delivery.filer import Filer
-from siteagent.delivery.maildir import Maildir
 from siteagent.store.spool import Envelope, Spool, SpoolFailed
-from tests.faulty import FaultyDatabase, FaultyDisk
-from tests.letters import HOST, content, put
+from tests.letters import HOST, content, maildir, put
 
-LIES = {"spool": (), "file": ("sync_file",), "folder": ("sync_folder",)}
 _TOGETHER = 3
-_BURST, _QUIET_SECONDS = 24, 0.6
 
 
 def message(seed: str, number: int) -> bytes:
@@ -47,19 +38,9 @@ class Storm:
         self.seed: str = options.seed
         self.numbers = iter(range(options.count if options.again is None else options.again))
         self.run = secrets.token_hex(4)
-        self.bursts: bool = options.bursts
-        self.quiet_until = 0.0
-        self.disk, database = FaultyDisk(), FaultyDatabase()
-        self.disk.lie(*(operation for lie in options.lie for operation in LIES[lie]))
-        database.unsynced = "spool" in options.lie
-        self.boxes = {
-            name: Maildir(
-                Mailbox(addresses=(f"{name}@office.example",), maildir=options.mail / name, name=name), disk=self.disk
-            )
-            for name in ("alice", "bob")
-        }
+        self.boxes = {name: maildir(options.mail / name, name=name) for name in ("alice", "bob")}
         options.state.mkdir(exist_ok=True)
-        self.spool = Spool(options.state, disk=self.disk, connect=database)
+        self.spool = Spool(options.state)
 
     async def rage(self) -> None:
         filer = Filer(self.spool, self.boxes, emit=lambda event: None, retry_seconds=(0.2,))
@@ -81,9 +62,6 @@ class Storm:
 
     async def sender(self) -> None:
         for number in self.numbers:
-            await asyncio.sleep(max(0.0, self.quiet_until - time.monotonic()))
-            if self.bursts and number % _BURST == _BURST - 1:
-                self.quiet_until = time.monotonic() + _QUIET_SECONDS
             ident = f"1795000000.M{number:06d}P{os.getpid()}Q{number}R{self.run}.{HOST}"
             letter = Envelope(
                 message=ident,
@@ -125,8 +103,6 @@ def main() -> None:
     parser.add_argument("--seed", default="s")
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--again", type=int)
-    parser.add_argument("--bursts", action="store_true")
-    parser.add_argument("--lie", action="append", choices=sorted(LIES), default=[])
     asyncio.run(Storm(parser.parse_args()).rage())
 
 

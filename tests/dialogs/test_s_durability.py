@@ -1,8 +1,7 @@
-"""S25 to S29, S31 to S35, S37: mail that was acknowledged survives power cuts, kills, and disks that fail.
+"""S27 to S29, S31 to S35, S37: mail that was acknowledged survives kills and disks that fail.
 
-The power cut is ext4's own (EXT4_IOC_SHUTDOWN by xfs_io): what was not flushed is gone, as after a real one. Each
-kind of fault is also planted into the agent's own durability (`--lie` of tests.storm); a loop that stays green then
-proves nothing, and `test_s25_the_loop_sees_what_is_left_out` keeps it honest.
+Here are the spool and the filer alone, as fast as they go. S25 and S26, and the whole agent under kills and errors of
+its system calls, are in tests/faults.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import random
 import re
 import resource
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,21 +27,16 @@ from siteagent.delivery.filer import Filer
 from siteagent.delivery.maildir import Maildir
 from siteagent.store.spool import Spool, SpoolFailed, SpoolFull, SpoolReader
 from tests import storm
+from tests.faults import strace
+from tests.faults.disk import Ext4, tool
 from tests.letters import HOST, LARGE, bodies, content, envelope, files, left_behind, maildir, put
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+STRACE = pytest.mark.tools("strace")
 
 
 def long_form(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
-
-
-def tool(*words: str | Path, check: bool = True) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PATH": PATH})
-    if check and done.returncode:
-        raise AssertionError(f"{' '.join(map(str, words))}: {done.stderr}")
-    return done.stdout
 
 
 # --- a process that is ended ------------------------------------------------------------------------------------------
@@ -165,144 +158,6 @@ def bodies_of(path: Path) -> list[bytes]:
     return [data.partition(b"\tnow\n")[2] for data in found]
 
 
-# --- S25: the power goes ----------------------------------------------------------------------------------------------
-
-
-class Ext4:
-    """A fresh ext4 in a file, whose power can be cut."""
-
-    def __init__(self, place: Path, name: str) -> None:
-        self.image, self.path = place / f"{name}.img", place / name
-        self.path.mkdir()
-        with self.image.open("wb") as file:
-            file.truncate(96 * 1024 * 1024)
-        tool("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,nodiscard", str(self.image))
-        self.mount()
-
-    def mount(self) -> None:
-        tool("mount", "-o", "loop", str(self.image), str(self.path))
-
-    def cut(self) -> None:
-        tool("xfs_io", "-x", "-c", "shutdown", str(self.path))
-
-    def restore(self) -> None:
-        """Mounts what reached the platters: a copy, since another mount namespace may still hold the dead one."""
-        tool("umount", "-l", str(self.path), check=False)
-        platters = self.image.with_suffix(".platters")
-        tool("cp", "--sparse=always", str(self.image), str(platters))
-        self.image.unlink()
-        self.image = platters
-        self.mount()
-
-    def remove(self) -> None:
-        tool("umount", "-l", str(self.path), check=False)
-        self.image.unlink(missing_ok=True)
-
-
-def power_cut(place: Path, *, seed: str, disks: int, lies: Sequence[str] = ()) -> list[str]:
-    """One cut on `disks` fresh file systems (state and mail on one, or one each). Returns what was lost or broken."""
-    made: list[Ext4] = []
-    place.mkdir()
-    try:
-        made += [Ext4(place, f"disk{number}") for number in range(disks)]
-        state, mail = made[0].path / "state", made[-1].path
-        bursts = ["--bursts"] if disks == 2 else []
-        process = Process(state, mail, *bursts, *(f"--lie={lie}" for lie in lies), seed=seed)
-        try:
-            assert process.listen(20, until="ready").ready
-            process.listen(random.Random(seed).uniform(0.15, 0.9))
-            promised = set(process.heard.acknowledged)
-            for disk in reversed(made):
-                disk.cut()
-        finally:
-            heard = process.end()
-        # What was said while the cut ran left no house. It may also be wrong: in that instant ext4 lets some fdatasync
-        # succeed whose data is gone (seen with a bare loop of write and fdatasync, in 8 of 240 cuts).
-        for number in heard.acknowledged - promised:
-            heard.refused[number] = "the power went"
-        heard.acknowledged = promised
-        assert heard.acknowledged, process.errors
-        for disk in made:
-            disk.restore()
-        return recover(state, mail, heard, seed=seed)
-    finally:
-        for disk in made:
-            disk.remove()
-        shutil.rmtree(place, ignore_errors=True)
-
-
-CUTS = pytest.mark.tools("xfs_io", "mkfs.ext4", "mount", "losetup")
-
-
-@pytest.mark.mounts
-@CUTS
-@pytest.mark.timeout(3600)
-def test_s25_what_was_acknowledged_survives_the_loss_of_power(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    cuts = int(os.environ.get("SITEAGENT_POWER_CUTS") or (200 if long_form(request) else 2))
-    wrong = {
-        number: found
-        for number in range(cuts)
-        if (found := power_cut(tmp_path / str(number), seed=f"cut{number}", disks=1 + number % 2))
-    }
-    assert wrong == {}
-
-
-@pytest.mark.mounts
-@CUTS
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("lie", sorted(storm.LIES))
-def test_s25_the_loop_sees_what_is_left_out(tmp_path: Path, lie: str) -> None:
-    """Without the spool's sync, a file's or a directory's, mail is lost within ten cuts: so the loop above means it."""
-    assert any(power_cut(tmp_path / str(n), seed=f"{lie}{n}", disks=2, lies=[lie]) for n in range(10))
-
-
-# --- S26: the order ---------------------------------------------------------------------------------------------------
-
-STRACE = pytest.mark.tools("strace")
-CALL = re.compile(r"^\d+ +(\w+)\((.*)$")
-
-
-def effects(log: Path) -> list[tuple[str, str]]:
-    """(system call, its arguments) in the order they were begun; `<unfinished` ones where they began."""
-    found = (CALL.match(line) for line in log.read_text(errors="replace").splitlines())
-    return [(match[1], match[2]) for match in found if match]
-
-
-@STRACE
-@pytest.mark.parametrize("number", [0, 7])
-def test_s26_the_system_calls_come_in_the_order_that_never_changes(tmp_path: Path, number: int) -> None:
-    """Of message 0 (in memory) or 7 (large, straight into tmp/), the last of the run."""
-    state, mail, log = tmp_path / "state", tmp_path / "mail", tmp_path / "log"
-    mail.mkdir()
-    run(state, mail, "--count", str(number))
-    trace = "trace=write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2"
-    run(state, mail, "--again", str(number + 1), under=["strace", "-f", "-y", "-s", "40", "-e", trace, "-o", str(log)])
-    calls = effects(log)
-
-    def places(names: str, parts: Sequence[str]) -> list[int]:
-        wanted = names.split("|")
-        found = [i for i, (call, given) in enumerate(calls) if call in wanted and all(part in given for part in parts)]
-        assert found, f"no {names} with {parts}"
-        return found
-
-    def last(names: str, *parts: str, before: int = len(calls)) -> int:
-        return [place for place in places(names, parts) if place < before][-1]
-
-    def first(names: str, *parts: str, after: int) -> int:
-        return next(place for place in places(names, parts) if place > after)
-
-    answered = last("write", f"ack {number}")
-    row = last("pwrite64", "sqlite-wal", before=answered)
-    assert row < last("fdatasync|fsync", "sqlite-wal", before=answered) < answered
-    published = first("rename|renameat|renameat2", "/new", after=row)
-    data = last("fsync", "/tmp/1795", before=published)
-    assert last("writev", "/tmp/1795", before=published) < data < published
-    if number == 7:
-        assert data < last("fsync", "alice/tmp>", before=row) < row, "its entry in tmp/ too, before the row names it"
-    durable = first("fsync", "alice/new>", after=published)
-    assert published < durable < first("pwrite64", "sqlite-wal", after=published), "told to the spool after that"
-
-
 # --- S27: kill -9 -----------------------------------------------------------------------------------------------------
 
 
@@ -336,31 +191,6 @@ def whole(mail: Path, seed: str = "s") -> list[str]:
     ]
 
 
-KILLS = ["fdatasync", "fsync", "rename", "writev", "pwrite64", "unlink", "openat"]
-
-
-@STRACE
-@pytest.mark.timeout(1800)
-def test_s27_killed_at_a_system_call_nothing_is_lost_doubled_or_half(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    moments = range(1, 31) if long_form(request) else (2, 9)
-    for call in KILLS:
-        for when in moments:
-            if call == "openat":
-                when += 900  # Python's own start is behind it
-            state, mail = tmp_path / f"state-{call}-{when}", tmp_path / f"mail-{call}-{when}"
-            mail.mkdir()
-            traced = f"{call},{call}at" if call in ("unlink", "rename") else call
-            inject = f"inject={traced}:signal=SIGKILL:when={when}"
-            under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={traced}", "-e", inject]
-            process = Process(state, mail, "--count", "60", under=under)
-            process.listen(30)
-            heard = process.end()
-            assert whole(mail) == []
-            assert recover(state, mail, heard) == [], f"{call} number {when}"
-
-
 def test_s27_a_reader_that_moves_and_deletes_meanwhile_gets_nothing_twice(tmp_path: Path) -> None:
     """Mail that a reader took away between its publication and the kill does not come back."""
     state, mail = tmp_path / "state", tmp_path / "mail"
@@ -392,64 +222,19 @@ def files_in_new(path: Path) -> list[bytes]:
 
 
 @STRACE
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
-def test_s28_an_error_of_a_sync_is_a_451_or_a_wait_and_the_next_message_works(
-    tmp_path: Path, call: str, request: pytest.FixtureRequest
-) -> None:
-    for when in range(4, 40, 3 if long_form(request) else 12):
-        state, mail = tmp_path / f"state{when}", tmp_path / f"mail{when}"
-        mail.mkdir()
-        inject = f"inject={call}:error=EIO:when={when}..{when + 1}"
-        under = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
-        heard = run(state, mail, "--count", "40", under=under)
-        assert set(heard.refused.values()) <= {"SpoolFailed"}
-        assert len(heard.acknowledged) >= 30
-        assert problems(mail, heard, seed="s", again=False) == []
-        assert recover(state, mail, heard) == []
-
-
-@STRACE
 def test_s28_a_file_whose_sync_failed_is_never_synced_again(tmp_path: Path) -> None:
     state, mail, log = tmp_path / "state", tmp_path / "mail", tmp_path / "log"
     mail.mkdir()
     run(state, mail, "--count", "0")
-    under = [
-        "strace",
-        "-f",
-        "-y",
-        "-qq",
-        "-o",
-        str(log),
-        "-P",
-        str(mail),
-        "-e",
-        "trace=fsync,close,openat,rename,renameat",
-    ]
-    under = [
-        "strace",
-        "-f",
-        "-y",
-        "-qq",
-        "-o",
-        str(log),
-        "-e",
-        "trace=fsync",
-        "-e",
-        "inject=fsync:error=EIO:when=3..30",
-    ]
+    inject = "inject=fsync:error=EIO:when=3..30"
+    under = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", "trace=fsync", "-e", inject]
     heard = run(state, mail, "--count", "12", under=under)
     failed: set[str] = set()
     synced: set[str] = set()
-    for call, arguments in effects(log):
-        descriptor = re.match(r"(\d+<[^>]*/tmp/1795[^>]*>)", arguments)
-        if call != "fsync" or descriptor is None:
-            continue
-        name = descriptor[1].partition("<")[2]
-        if "EIO" in arguments:
-            failed.add(name)
-        else:
-            synced.add(name)
+    for call in strace.calls(log):
+        name = next(strace.paths_in(call.arguments), "")
+        if "/tmp/1795" in name:
+            (failed if call.failed else synced).add(name)
     large = {name for name in failed if ",S=" not in name}
     assert failed, "the fault struck no file"
     assert not (large & synced), "a large message's file was given a second chance"
@@ -648,7 +433,7 @@ def test_s31_a_read_only_maildir_waits_in_the_spool(tmp_path: Path, size: int) -
 
 
 @pytest.mark.mounts
-@CUTS
+@pytest.mark.tools("xfs_io", "mkfs.ext4", "losetup")
 @pytest.mark.parametrize("size", [3000, LARGE])
 def test_s31_a_spool_whose_disk_died_is_a_451_and_works_again_when_it_is_back(tmp_path: Path, size: int) -> None:
     disk = Ext4(tmp_path, "disk")

@@ -1,8 +1,8 @@
 """The hub's promise over power cuts: what it answered 250 for is held afterwards, or was handed to its site before.
 
-`siteagent hub run` as a process, its state on an ext4 of its own whose power is cut (as tests.dialogs.test_s_durability
-does it) while several senders bring mail for two nodes and one of the nodes is being pushed to. After the cut it
-starts on what reached the platters, and pushes everything: every message that was promised must come, byte for byte.
+`siteagent hub run` as a process, its state on a file system of its own whose power is cut while several senders bring
+mail for two nodes and one of the nodes is being pushed to. After the cut it starts on what reached the platters, and
+pushes everything: every message that was promised must come, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,36 +16,22 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-from tests.dialogs.test_s_durability import CUTS, ROOT, Ext4, long_form
 from tests.fakes import Peer
+from tests.faults.disk import Ext4, disks
+from tests.faults.lies import ROOT, environment, program
+from tests.faults.mail import Verdict
 from tests.letters import content, left_behind
-
-pytestmark = [pytest.mark.mounts, CUTS]
 
 OFFICE, BRANCH = "office.example", "branch.example"
 SMALL, LARGE = 400, 12
 TOTAL = SMALL + LARGE
 SENDERS = 5
-
-LIAR = """
-import functools
-from siteagent.__main__ import main
-from siteagent.hub import server
-from tests.faulty import FaultyDatabase
-database = FaultyDatabase()
-database.unsynced = True
-server.Spool = functools.partial(server.Spool, connect=database)
-main()
-"""
-"""A hub whose spool never syncs its database: `PRAGMA synchronous=OFF`."""
 
 
 def message(seed: str, number: int) -> bytes:
@@ -105,10 +91,10 @@ class Site:
 class HubProcess:
     """The hub under test: its state on `disk`, its log and configuration elsewhere."""
 
-    def __init__(self, place: Path, disk: Ext4, site: Site, *, unsynced: bool) -> None:
+    def __init__(self, place: Path, disk: Ext4, site: Site, *, lies: Sequence[str]) -> None:
         self.state = disk.path / "state"
         self._toml, self._log = place / "hub.toml", place / "hub.log"
-        self._words = [sys.executable, *(["-c", LIAR] if unsynced else ["-m", "siteagent"])]
+        self._environment = environment(lies)
         text = f'hostname = "hub.example"\nstate_directory = "{self.state}"\n'
         text += '[listener]\nlisten = ["127.0.0.1:0"]\nmin_free_bytes = 0\n[log]\nformat = "json"\n'
         for node in (OFFICE, BRANCH):
@@ -118,8 +104,8 @@ class HubProcess:
 
     async def start(self) -> None:
         with self._log.open("wb") as log:
-            words = [*self._words, "--config", str(self._toml), "hub", "run"]
-            self._process = subprocess.Popen(words, cwd=ROOT, stderr=log, start_new_session=True)
+            words = program("--config", self._toml, "hub", "run")
+            self._process = subprocess.Popen(words, cwd=ROOT, stderr=log, env=self._environment, start_new_session=True)
         (ready,) = await self.heard("hub.ready")
         self._port = int(ready["listening"][0].rpartition(":")[2])
 
@@ -193,65 +179,50 @@ async def cut_under_load(hub: HubProcess, disk: Ext4, seed: str) -> set[int]:
     return promised
 
 
-@dataclass(frozen=True)
-class Outcome:
-    promised: int
-    lost: list[str]
-    wrong: list[str]
-
-
-async def power_cut(place: Path, seed: str, *, unsynced: bool = False) -> Outcome:
-    """One cut on a fresh file system, and what the hub makes of it afterwards."""
+async def power_cut(place: Path, seed: str, *, lies: Sequence[str] = ()) -> tuple[int, Verdict]:
+    """One cut on a fresh file system: how much was promised, and what the hub made of it afterwards."""
     place.mkdir()
-    disk = Ext4(place, "disk")
     try:
-        async with Site(seed).open() as site:
-            hub = HubProcess(place, disk, site, unsynced=unsynced)
-            try:
-                await hub.start()
-                promised = await cut_under_load(hub, disk, seed)
-                disk.restore()
-                await hub.start()
-                return await recovered(hub, site, promised)
-            finally:
-                hub.kill()
+        with disks(place, 1) as (disk,):
+            async with Site(seed).open() as site:
+                hub = HubProcess(place, disk, site, lies=lies)
+                try:
+                    await hub.start()
+                    promised = await cut_under_load(hub, disk, seed)
+                    disk.restore()
+                    return len(promised), await recovered(hub, site, promised)
+                finally:
+                    hub.kill()
     finally:
-        disk.remove()
         shutil.rmtree(place, ignore_errors=True)
 
 
-async def recovered(hub: HubProcess, site: Site, promised: set[int]) -> Outcome:
+async def recovered(hub: HubProcess, site: Site, promised: set[int]) -> Verdict:
     """The senders bring what they heard no 250 for, and some more; then both nodes are pushed to until all is gone."""
+    found = Verdict()
     again, acknowledged = {number for number in range(TOTAL + 3) if number not in promised}, set[int]()
-    numbers = iter(sorted(again))
-    await asyncio.gather(*(bring(hub, site.seed, numbers, acknowledged) for _ in range(SENDERS)))
-    wrong = [] if acknowledged == again else ["not everything is accepted after the start"]
+    try:
+        await hub.start()
+        numbers = iter(sorted(again))
+        await asyncio.gather(*(bring(hub, site.seed, numbers, acknowledged) for _ in range(SENDERS)))
+        if acknowledged != again:
+            found.wrong.append("not everything is accepted after the start")
+        await push_everything(hub)
+        if await hub.end() != 0:
+            found.wrong.append("the hub did not end well")
+    except AssertionError as error:
+        found.wrong.append(str(error) or "an answer that no hub gives")
+    missing = [(n, node) for n in range(TOTAL + 3) for node in nodes_of(n) if not site.taken[n, node]]
+    found.lost += [f"{number} for {node}" for number, node in missing if number in promised]
+    found.wrong += [f"{number} for {node} did not come" for number, node in missing if number not in promised]
+    found.wrong += [f"{name} was left behind" for name in left_behind(hub.state)]
+    found.partial += site.broken
+    return found
+
+
+async def push_everything(hub: HubProcess) -> None:
     peer = await hub.peer()
     for node in (OFFICE, BRANCH):
         assert await peer.code(f"ETRN {node}") == 250
         await hub.heard("push.ended", node=node, left=0)
     await peer.close()
-    missing = [(n, node) for n in range(TOTAL + 3) for node in nodes_of(n) if not site.taken[n, node]]
-    lost = [f"{number} for {node}" for number, node in missing if number in promised]
-    wrong += [f"{number} for {node} did not come" for number, node in missing if number not in promised]
-    if await hub.end() != 0:
-        wrong.append("the hub did not end well")
-    wrong += [f"{name} was left behind" for name in left_behind(hub.state)]
-    return Outcome(len(promised), lost, wrong + site.broken)
-
-
-@pytest.mark.timeout(3600)
-def test_s25_what_the_hub_acknowledged_is_held_or_delivered_after_the_loss_of_power(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    cuts = int(os.environ.get("SITEAGENT_HUB_POWER_CUTS") or (100 if long_form(request) else 10))
-    series = os.environ.get("SITEAGENT_HUB_POWER_SERIES", "cut")  # other moments
-    outcomes = {f"{series}{n}": asyncio.run(power_cut(tmp_path / str(n), f"{series}{n}")) for n in range(cuts)}
-    print(f"{cuts} cuts: {sum(one.promised for one in outcomes.values())} acknowledged")
-    assert {seed: one for seed, one in outcomes.items() if one.lost or one.wrong} == {}
-
-
-@pytest.mark.timeout(300)
-def test_s25_without_the_sync_of_its_spool_the_hub_loses_mail(tmp_path: Path) -> None:
-    """Within ten cuts: so the loop above means it."""
-    assert any(asyncio.run(power_cut(tmp_path / str(n), f"lie{n}", unsynced=True)).lost for n in range(10))

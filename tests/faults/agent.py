@@ -51,7 +51,7 @@ class AgentProcess:
         secret = place / "isp.password"
         secret.touch(mode=0o600)
         secret.write_text("sesame\n")
-        more: dict[str, object] = {}
+        more: dict[str, Any] = {}
         if provider.method == "atrn":
             more = {"username": "office", "password_file": secret, "tls": "implicit", "tls_ca_file": trust().authority}
         asked = site.provider(

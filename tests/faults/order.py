@@ -187,9 +187,11 @@ def _lives(commits: Sequence[Commit]) -> tuple[dict[str, int], dict[tuple[str, s
 
 def _moved(rename: Call) -> tuple[str, str]:
     """Whole paths of a renameat's two names."""
-    folders = [*paths_in(rename.arguments)]
     names = re.findall(r'"([^"]*)"', rename.arguments)
-    return tuple(f"{folder}/{name}" for folder, name in zip(folders, names, strict=False)) if folders else names
+    if folders := [*paths_in(rename.arguments)]:
+        names = [f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
+    source, target = names
+    return source, target
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.faults import hub, table
 from tests.faults.agent import AgentProcess
@@ -115,7 +116,7 @@ async def _recovered(agent: AgentProcess, provider: Provider, sent: Sequence[Let
 
 # --- the loop and its table -------------------------------------------------------------------------------------------
 
-Loop = Callable[[Path, str, int, Sequence[str]], Awaitable[tuple[int, Verdict]]]
+Loop = Callable[[Path, str, int, Sequence[str]], Coroutine[Any, Any, tuple[int, Verdict]]]
 
 
 async def _agent(place: Path, seed: str, number: int, lies: Sequence[str]) -> tuple[int, Verdict]:

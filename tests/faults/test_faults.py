@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.faults import order, powercut, syscalls
+from tests.faults import errors, kills, order, powercut
 from tests.faults.lies import LIES
 from tests.faults.mail import SHAPES
 
@@ -64,15 +64,15 @@ def test_s26_the_log_shows_what_is_left_out(tmp_path: Path, seed: str, lie: str)
 
 @STRACE
 def test_s27_killed_at_a_system_call_nothing_is_lost_doubled_or_half(tmp_path: Path, seed: str) -> None:
-    points = random.Random(seed).sample(syscalls.kills(seed), 8)
-    killed = syscalls.run_kills(tmp_path, seed, points)
+    points = random.Random(seed).sample(kills.points(seed), 8)
+    killed = kills.run(tmp_path, seed, points)
     assert [sentence for one in killed for sentence in one.verdict.sentences] == []
     assert any(one.reached for one in killed)
 
 
 @STRACE
 def test_s28_s29_s31_a_call_that_fails_costs_no_mail_and_not_the_next(tmp_path: Path, seed: str) -> None:
-    points = random.Random(seed).sample(syscalls.faults(), 12)
-    failed = syscalls.run_errors(tmp_path, seed, points)
+    points = random.Random(seed).sample(errors.points(), 12)
+    failed = errors.run(tmp_path, seed, points)
     assert [sentence for one in failed for sentence in one.verdict.sentences] == []
     assert any(one.struck for one in failed)

@@ -1,0 +1,146 @@
+"""SIGKILL in place of a system call of the agent, and what became of the mail.
+
+The call is the k-th of its kind after the provider was found, while letters of one shape come in by ETRN or ATRN. What
+was answered 250 must be whole in the Maildirs or in the spool, no file may be there in part; after the next start what
+was promised is filed from what was kept alone, and after the provider's retry everything is there once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults import strace, table
+from tests.faults.agent import AgentProcess
+from tests.faults.mail import SHAPES, Letter, Shape, Verdict, judge, letters, look
+from tests.faults.provider import METHODS, Provider
+
+CALLS = ("openat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "sendto", "close")
+MOMENTS = range(1, 13)
+MODES = tuple(itertools.product(SHAPES, METHODS))
+_LETTERS = 14  # enough for the twelfth of most calls
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    call: str
+    moment: int
+    shape: Shape
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.moment}, {self.shape}, {self.method}"
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """`reached`: the call came; else the agent was killed when all was done, which says little."""
+
+    reached: bool
+    acknowledged: int
+    verdict: Verdict
+
+
+def points(seed: str, *, calls: Iterable[str] = CALLS, passes: int = 1) -> list[Kill]:
+    """Every call and moment, `passes` times, each time with another shape and method."""
+    chance = random.Random(seed)
+    found = []
+    for call in calls:
+        for moment in MOMENTS:
+            # Only these files are taken away again: those beside the spool, for several mailboxes.
+            modes = [(s, m) for s, m in MODES if call != "unlink" or (s.large and s.recipients > 1)]
+            found += [Kill(call, moment, *mode) for mode in chance.sample(modes, min(passes, len(modes)))]
+    return found
+
+
+async def one(place: Path, point: Kill, seed: str) -> Killed:
+    sent = letters(seed, _LETTERS, shapes=[point.shape])
+    provider = Provider(sent, method=point.method)
+    provider.gate.clear()
+    async with provider.open():
+        agent = AgentProcess(place, provider)
+        try:
+            reached = await _killed(agent, provider, point, place / "strace.log")
+            before = set(provider.acknowledged)
+            found = look(agent.mail, {letter.number: letter for letter in sent})
+            verdict = Verdict(partial=[f"{point}: before the start: {one}" for one in found.partial])
+            verdict.take(await _again(agent, provider, sent), mark=f"{point}: ")
+        finally:
+            agent.kill()
+            shutil.rmtree(place, ignore_errors=True)
+    return Killed(reached, len(before), verdict)
+
+
+async def _killed(agent: AgentProcess, provider: Provider, point: Kill, log: Path) -> bool:
+    """Whether it was the call that ended it."""
+    await agent.start()
+    await provider.visited.wait()
+    options = strace.injection(point.call, "signal=SIGKILL", str(point.moment))
+    async with strace.attached(agent.pid, log, *options):
+        provider.gate.set()
+        deadline = time.monotonic() + 15
+        while agent.ended is None and time.monotonic() < deadline:
+            if len(provider.acknowledged) == _LETTERS and not agent.owed():
+                break
+            await asyncio.sleep(0.01)
+        reached = agent.ended is not None
+        agent.kill()
+    while provider.at_work:
+        await asyncio.sleep(0.01)
+    return reached
+
+
+async def _again(agent: AgentProcess, provider: Provider, sent: Sequence[Letter]) -> Verdict:
+    wrong = []
+    promised = [letter for letter in sent if letter.number in provider.acknowledged]
+    # What is promised must come from what was kept alone: the provider sends nothing yet.
+    provider.gate.clear()
+    try:
+        await agent.start()
+        await agent.filed()
+        verdict = judge(agent.mail, sent, promised)
+        provider.gate.set()
+        await agent.until(lambda: len(provider.acknowledged) == len(sent), "every 250")
+        await agent.filed()
+        if await agent.terminate() != 0:
+            wrong.append("it did not end well")
+    except AssertionError as error:
+        verdict, wrong = Verdict(), [str(error)]
+    verdict.take(judge(agent.mail, sent, sent))
+    wrong += [*provider.bounced, *(f"{name} was left behind" for name in agent.left_behind())]
+    verdict.wrong += wrong
+    return verdict
+
+
+# --- the loop and its table -------------------------------------------------------------------------------------------
+
+
+def run(place: Path, seed: str, points: Sequence[Kill]) -> list[Killed]:
+    results = []
+    for number, point in enumerate(points):
+        results.append(asyncio.run(one(place / f"kill{number}", point, f"k{seed}x{number}")))
+        if (number + 1) % 20 == 0:
+            print(f"{number + 1} kills, {sum(bool(result.verdict) for result in results)} wrong", flush=True)
+    return results
+
+
+def show(points: Sequence[Kill], results: Sequence[Killed]) -> None:
+    if not points:
+        return
+    rows = []
+    for call in dict.fromkeys(point.call for point in points):
+        mine = [result for point, result in zip(points, results, strict=True) if point.call == call]
+        found = Verdict()
+        for result in mine:
+            found.take(result.verdict)
+        told = sum(result.acknowledged for result in mine)
+        figures = [len(mine), sum(result.reached for result in mine), told]
+        rows.append([call, *figures, len(found.lost), len(found.partial), len(found.doubled), len(found.wrong)])
+    head = ("killed at", "points", "reached", "acknowledged", "lost", "partial", "doubled", "otherwise wrong")
+    table.show(head, rows)

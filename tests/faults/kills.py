@@ -1,8 +1,8 @@
 """SIGKILL in place of a system call of the agent, and what became of the mail.
 
-The call is the k-th of its kind after the provider was found, while letters of one shape come in by ETRN or ATRN. What
-was answered 250 must be whole in the Maildirs or in the spool, no file may be there in part; after the next start what
-was promised is filed from what was kept alone, and after the provider's retry everything is there once.
+The call is the k-th of its kind, counted from the moment when the provider was found or when the first message begins;
+letters of one shape come in by ETRN or ATRN. No file may be there in part; after the next start what was promised is
+filed from what was kept alone; and after the provider's retry everything is there once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tests.faults.provider import METHODS, Provider
 
 CALLS = ("openat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "sendto", "close")
 MOMENTS = range(1, 13)
-MODES = tuple(itertools.product(SHAPES, METHODS))
+ORIGINS = ("asking", "message")
+MODES = tuple(itertools.product(SHAPES, METHODS, ORIGINS))
 _LETTERS = 14  # enough for the twelfth of most calls
 
 
@@ -33,9 +34,10 @@ class Kill:
     moment: int
     shape: Shape
     method: str
+    origin: str
 
     def __str__(self) -> str:
-        return f"{self.call} {self.moment}, {self.shape}, {self.method}"
+        return f"{self.call} {self.moment} from the {self.origin}, {self.shape}, {self.method}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def points(seed: str, *, calls: Iterable[str] = CALLS, passes: int = 1) -> list[
     for call in calls:
         for moment in MOMENTS:
             # Only these files are taken away again: those beside the spool, for several mailboxes.
-            modes = [(s, m) for s, m in MODES if call != "unlink" or (s.large and s.recipients > 1)]
+            modes = [mode for mode in MODES if call != "unlink" or (mode[0].large and mode[0].recipients > 1)]
             found += [Kill(call, moment, *mode) for mode in chance.sample(modes, min(passes, len(modes)))]
     return found
 
@@ -62,7 +64,6 @@ def points(seed: str, *, calls: Iterable[str] = CALLS, passes: int = 1) -> list[
 async def one(place: Path, point: Kill, seed: str) -> Killed:
     sent = letters(seed, _LETTERS, shapes=[point.shape])
     provider = Provider(sent, method=point.method)
-    provider.gate.clear()
     async with provider.open():
         agent = AgentProcess(place, provider)
         try:
@@ -79,21 +80,25 @@ async def one(place: Path, point: Kill, seed: str) -> Killed:
 
 async def _killed(agent: AgentProcess, provider: Provider, point: Kill, log: Path) -> bool:
     """Whether it was the call that ended it."""
+    closed, reached = (
+        (provider.gate, provider.visited) if point.origin == "asking" else (provider.hatch, provider.arrived)
+    )
+    closed.clear()
     await agent.start()
-    await provider.visited.wait()
+    await agent.until(reached.is_set, f"the {point.origin}")
     options = strace.injection(point.call, "signal=SIGKILL", str(point.moment))
     async with strace.attached(agent.pid, log, *options):
-        provider.gate.set()
+        closed.set()
         deadline = time.monotonic() + 15
         while agent.ended is None and time.monotonic() < deadline:
             if len(provider.acknowledged) == _LETTERS and not agent.owed():
                 break
             await asyncio.sleep(0.01)
-        reached = agent.ended is not None
+        struck = agent.ended is not None
         agent.kill()
     while provider.at_work:
         await asyncio.sleep(0.01)
-    return reached
+    return struck
 
 
 async def _again(agent: AgentProcess, provider: Provider, sent: Sequence[Letter]) -> Verdict:

@@ -37,8 +37,9 @@ def trust() -> Trust:
 class Provider:
     """`letters` wait. By ETRN it hands over in so many `connections` at a time, by ATRN in the one it was asked on.
 
-    While `gate` is closed nobody who asks is greeted; `visited` says that somebody came. Before each message it rests
-    for the seconds that `pace` says.
+    While `gate` is closed nobody who asks is greeted; `visited` says that somebody came. While `hatch` is closed the
+    sessions that hand over wait behind their EHLO; `arrived` says that one does. Before each message it rests for the
+    seconds that `pace` says.
     """
 
     def __init__(self, letters: Iterable[Letter] = (), *, method: str = "etrn", connections: int = 1) -> None:
@@ -48,7 +49,9 @@ class Provider:
         self.acknowledged: dict[int, str] = {}
         self.bounced: list[str] = []
         self.gate, self.visited = asyncio.Event(), asyncio.Event()
+        self.hatch, self.arrived = asyncio.Event(), asyncio.Event()
         self.gate.set()
+        self.hatch.set()
         self.site: Callable[[], str] = str
         self.pace: Callable[[], float] = float
         self.port = 0
@@ -135,6 +138,8 @@ class Provider:
     async def _hand_over(self, peer: Peer) -> None:
         with contextlib.suppress(ConnectionError, AssertionError):  # no greeting: it comes again when asked again
             await peer.hello()
+            self.arrived.set()
+            await self.hatch.wait()
             while self.waiting:
                 await asyncio.sleep(self.pace())
                 if not self.waiting:

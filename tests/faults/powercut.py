@@ -38,7 +38,7 @@ _SHAPES = (*(3 * [shape for shape in SHAPES if not shape.large]), *(shape for sh
 
 
 class Bursts:
-    """Rests behind every so many messages; until when all connections rest together."""
+    """Rests behind every so many messages, all connections together."""
 
     def __init__(self) -> None:
         self._sent = 0
@@ -50,6 +50,10 @@ class Bursts:
             self._until = time.monotonic() + _QUIET_SECONDS
         return max(0.0, self._until - time.monotonic())
 
+    @property
+    def resting(self) -> bool:
+        return time.monotonic() < self._until
+
 
 async def cut_agent(place: Path, seed: str, *, apart: bool, lies: Sequence[str] = ()) -> tuple[int, Verdict]:
     """One cut; how many messages were acknowledged before it, and what became of them. `apart`: on two disks."""
@@ -57,14 +61,13 @@ async def cut_agent(place: Path, seed: str, *, apart: bool, lies: Sequence[str] 
     try:
         with disks(place, 2 if apart else 1) as made:
             sent = letters(seed, _LETTERS, shapes=_SHAPES)
-            provider = Provider(sent, connections=_CONNECTIONS)
-            if apart:
-                provider.pace = Bursts()
+            provider, bursts = Provider(sent, connections=_CONNECTIONS), Bursts() if apart else None
+            provider.pace = bursts or float
             async with provider.open():
                 state, mail = made[0].path / "state", made[-1].path
                 agent = AgentProcess(place / "site", provider, state=state, mail=mail, lies=lies)
                 try:
-                    promised = await _cut_under_load(agent, provider, made, random.Random(seed))
+                    promised = await _cut_under_load(agent, provider, made, bursts, random.Random(seed))
                     for disk in made:
                         disk.restore()
                     return len(promised), await _recovered(agent, provider, sent, promised)
@@ -75,11 +78,16 @@ async def cut_agent(place: Path, seed: str, *, apart: bool, lies: Sequence[str] 
 
 
 async def _cut_under_load(
-    agent: AgentProcess, provider: Provider, made: Sequence[Ext4], chance: random.Random
+    agent: AgentProcess, provider: Provider, made: Sequence[Ext4], bursts: Bursts | None, chance: random.Random
 ) -> set[int]:
+    """At any moment; with bursts mostly while they rest, when the spool is done with what the Maildirs have."""
     await agent.start()
     await agent.until(lambda: provider.acknowledged, "a first 250")
-    await asyncio.sleep(chance.uniform(0.05, 0.9))
+    if bursts is not None and chance.random() < 0.75:
+        await agent.until(lambda: bursts.resting, "a rest")
+        await asyncio.sleep(chance.uniform(0.05, 0.55))
+    else:
+        await asyncio.sleep(chance.uniform(0.05, 0.9))
     # What was said while the cut ran left no house. It may also be wrong: in that instant ext4 lets some fdatasync
     # succeed whose data is gone (seen with a bare loop of write and fdatasync, in 8 of 240 cuts).
     promised = set(provider.acknowledged)

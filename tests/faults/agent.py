@@ -73,17 +73,21 @@ class AgentProcess:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Until it says that it is ready."""
-        before = len(self.events("agent.ready"))
+    def launch(self, under: Sequence[str] = ()) -> None:
+        """Starts it, `under` another program where one is given."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                program("--config", self._toml, "run"),
+                [*under, *program("--config", self._toml, "run")],
                 cwd=ROOT,
                 stderr=log,
                 env=environment(self._lies),
                 start_new_session=True,
             )
+
+    async def start(self) -> None:
+        """Until it says that it is ready."""
+        before = len(self.events("agent.ready"))
+        self.launch()
         ready = await self.until(lambda: self.events("agent.ready")[before:], "agent.ready")
         self.address = ready[0]["listening"][0]
 
@@ -107,6 +111,12 @@ class AgentProcess:
         assert self._process is not None
         self._process.terminate()
         return await asyncio.to_thread(self._process.wait, 40)
+
+    @property
+    def places(self) -> list[Path]:
+        """The directories and databases that hold mail."""
+        boxes = [self.mail / box / folder for box in BOXES for folder in ("tmp", "new", "cur")]
+        return [self.state / "spool.sqlite", self.state / "spool.sqlite-wal", self.state / "bodies", *boxes]
 
     # --- what it does -------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """SIGKILL in place of a system call of the agent, and what became of the mail.
 
-The call is the k-th of its kind, counted from the moment when the provider was found or when the first message begins;
-letters of one shape come in by ETRN or ATRN. No file may be there in part; after the next start what was promised is
-filed from what was kept alone; and after the provider's retry everything is there once.
+The call is the k-th of its kind, counted from when the provider was found, from when the first message begins, or in
+the start after a kill that left work (there on the spool and the Maildirs alone, where the call has a path). Letters of
+one shape come in by ETRN or ATRN. No file may be there in part; after the next start what was promised is filed from
+what was kept alone; and after the provider's retry everything is there once.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import itertools
 import random
 import shutil
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.faults import strace, table
@@ -23,8 +24,10 @@ from tests.faults.provider import METHODS, Provider
 
 CALLS = ("openat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "sendto", "close")
 MOMENTS = range(1, 13)
-ORIGINS = ("asking", "message")
+ORIGINS = ("asking", "message", "start")
 MODES = tuple(itertools.product(SHAPES, METHODS, ORIGINS))
+_MOMENTS_OF_A_START = 4
+_WITHOUT_PATH = ("write", "writev", "sendto")
 _LETTERS = 14  # enough for the twelfth of most calls
 
 
@@ -53,12 +56,16 @@ def points(seed: str, *, calls: Iterable[str] = CALLS, passes: int = 1) -> list[
     """Every call and moment, `passes` times, each time with another shape and method."""
     chance = random.Random(seed)
     found = []
-    for call in calls:
-        for moment in MOMENTS:
-            # Only these files are taken away again: those beside the spool, for several mailboxes.
-            modes = [mode for mode in MODES if call != "unlink" or (mode[0].large and mode[0].recipients > 1)]
-            found += [Kill(call, moment, *mode) for mode in chance.sample(modes, min(passes, len(modes)))]
+    for call, moment in itertools.product(calls, MOMENTS):
+        modes = [mode for mode in MODES if _makes_sense(call, moment, *mode)]
+        found += [Kill(call, moment, *mode) for mode in chance.sample(modes, min(passes, len(modes)))]
     return found
+
+
+def _makes_sense(call: str, moment: int, shape: Shape, method: str, origin: str) -> bool:
+    """Only a large one for several mailboxes has a file that is taken away again, and a start is short."""
+    beside = shape.large and shape.recipients > 1
+    return (call != "unlink" or beside) and (origin != "start" or moment <= _MOMENTS_OF_A_START)
 
 
 async def one(place: Path, point: Kill, seed: str) -> Killed:
@@ -80,25 +87,41 @@ async def one(place: Path, point: Kill, seed: str) -> Killed:
 
 async def _killed(agent: AgentProcess, provider: Provider, point: Kill, log: Path) -> bool:
     """Whether it was the call that ended it."""
-    closed, reached = (
-        (provider.gate, provider.visited) if point.origin == "asking" else (provider.hatch, provider.arrived)
-    )
+    if point.origin == "start":
+        await _killed(agent, provider, replace(point, call="rename", moment=3, origin="message"), log)
+        return await _killed_in_its_start(agent, provider, point, log)
+    asking = point.origin == "asking"
+    closed, reached = (provider.gate, provider.visited) if asking else (provider.hatch, provider.arrived)
     closed.clear()
     await agent.start()
     await agent.until(reached.is_set, f"the {point.origin}")
     options = strace.injection(point.call, "signal=SIGKILL", str(point.moment))
     async with strace.attached(agent.pid, log, *options):
         closed.set()
-        deadline = time.monotonic() + 15
-        while agent.ended is None and time.monotonic() < deadline:
-            if len(provider.acknowledged) == _LETTERS and not agent.owed():
-                break
-            await asyncio.sleep(0.01)
+        await _end(agent, lambda: len(provider.acknowledged) == _LETTERS and not agent.owed())
         struck = agent.ended is not None
         agent.kill()
     while provider.at_work:
         await asyncio.sleep(0.01)
     return struck
+
+
+async def _killed_in_its_start(agent: AgentProcess, provider: Provider, point: Kill, log: Path) -> bool:
+    provider.gate.clear()
+    paths = [] if point.call in _WITHOUT_PATH else agent.places
+    options = strace.injection(point.call, "signal=SIGKILL", str(point.moment), paths)
+    agent.launch(["strace", "-f", "-o", str(log), *options])
+    await _end(agent, lambda: not agent.owed())
+    struck = agent.ended is not None
+    agent.kill()
+    return struck
+
+
+async def _end(agent: AgentProcess, over: Callable[[], bool]) -> None:
+    """Until it has ended, or all is `over` and it will not."""
+    deadline = time.monotonic() + 15
+    while agent.ended is None and time.monotonic() < deadline and not over():
+        await asyncio.sleep(0.01)
 
 
 async def _again(agent: AgentProcess, provider: Provider, sent: Sequence[Letter]) -> Verdict:

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -99,7 +100,7 @@ async def _killed(agent: AgentProcess, provider: Provider, point: Kill, log: Pat
     async with strace.attached(agent.pid, log, *options):
         closed.set()
         await _end(agent, lambda: len(provider.acknowledged) == _LETTERS and not agent.owed())
-        struck = agent.ended is not None
+        struck = _struck(agent)
         agent.kill()
     while provider.at_work:
         await asyncio.sleep(0.01)
@@ -112,9 +113,15 @@ async def _killed_in_its_start(agent: AgentProcess, provider: Provider, point: K
     options = strace.injection(point.call, "signal=SIGKILL", str(point.moment), paths)
     agent.launch(["strace", "-f", "-o", str(log), *options])
     await _end(agent, lambda: not agent.owed())
-    struck = agent.ended is not None
+    struck = _struck(agent)
     agent.kill()
     return struck
+
+
+def _struck(agent: AgentProcess) -> bool:
+    """Whether it was killed, while nobody but strace did so."""
+    assert agent.ended in (None, -signal.SIGKILL), f"it ended by itself, with {agent.ended}\n{agent.log_end()}"
+    return agent.ended is not None
 
 
 async def _end(agent: AgentProcess, over: Callable[[], bool]) -> None:

@@ -7,15 +7,13 @@ the one that is named or that the descriptor leads to; for a directory this take
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_ATTACH_SECONDS = 20
 _BEGINS = re.compile(r"(\d+) +(\w+)\((.*)$")
 _RESUMES = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)$")
 _HEX = re.compile(r"(?:\\x[0-9a-f]{2})+")
@@ -32,17 +30,15 @@ def names_of(call: str) -> str:
 async def attached(pid: int, log: Path, *options: str) -> AsyncIterator[None]:
     """strace on all threads of `pid`, its log to `log`; it lets go at the end of the block."""
     words = ["strace", "-f", "-y", "-o", str(log), *options, "-p", str(pid)]
-    tracer = await asyncio.create_subprocess_exec(*words, stderr=asyncio.subprocess.PIPE)
+    tracer = subprocess.Popen(words, stderr=subprocess.PIPE)
     assert tracer.stderr is not None
     try:
-        async with asyncio.timeout(_ATTACH_SECONDS):
-            said = await tracer.stderr.readline()
+        said = await asyncio.to_thread(tracer.stderr.readline)
         assert b"attached" in said, f"{' '.join(words)}: {said.decode()}"
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            tracer.send_signal(signal.SIGTERM)
-        await tracer.communicate()
+        tracer.terminate()
+        await asyncio.to_thread(tracer.communicate)
 
 
 def injection(call: str, fault: str, when: str, paths: Sequence[Path] = ()) -> list[str]:

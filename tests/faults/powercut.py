@@ -136,8 +136,8 @@ async def _hub(place: Path, seed: str, number: int, lies: Sequence[str]) -> tupl
 
 
 PROGRAMS: dict[str, Loop] = {"agent": _agent, "hub": _hub}
-# A lie that a later sync on the same file system covers cannot be seen: the hub's large files and its spool share one.
-CONTROLS = [("agent", lie) for lie in LIES] + [("hub", "spool")]
+# Any sync on the same file system covers for one of a directory, and the hub has all it keeps on one: not to be seen.
+CONTROLS = [*(("agent", lie) for lie in LIES), ("hub", "spool"), ("hub", "file")]
 
 
 @dataclass

@@ -83,6 +83,11 @@ class Namespace:
         with (self._files / "hosts").open("a") as hosts:
             hosts.write(f"{address} {name}\n")
 
+    def forgets(self, name: str) -> None:
+        """From now on `name` is not known here, until it is told anew."""
+        hosts = self._files / "hosts"
+        hosts.write_text("".join(row for row in hosts.read_text().splitlines(True) if row.split()[1:] != [name]))
+
     def argv(self, *argv: str | Path) -> list[str]:
         """The command line that runs `argv` in here. `ip` becomes the command: one process, one pid."""
         return ["ip", "netns", "exec", self.name, *map(str, argv)]
@@ -249,11 +254,10 @@ class Line:
         """Whether `cut_after` has begun to swallow."""
         return self._swallowed(self._chains[0][2])[-1] > 0
 
-    def cut_at(self, marker: str) -> None:
-        """The connection on which a packet with `marker` wants in is dead from that packet on, either way."""
-        arriving, leaving = (chain for _, _, chain in self._chains)
-        self._mark(arriving, marker, "1")
-        for chain in (arriving, leaving):
+    def cut_at(self, marker: str, *, leaving: bool = False) -> None:
+        """The connection on which a packet with `marker` wants in (or out) is dead from that packet on, either way."""
+        self._mark(self._chains[leaving][2], marker, "1")
+        for _, _, chain in self._chains:
             self._iptables("-A", chain, "-m", "connmark", "--mark", "1", "-j", "DROP")
 
     def deafen_at(self, marker: str) -> None:
@@ -266,9 +270,10 @@ class Line:
         self._iptables("-A", leaving, "-m", "connmark", "--mark", "2", "-j", "DROP")
 
     def lose(self, share: float) -> None:
-        """Drop so large a share of the packets that want in, at random."""
-        arriving = self._chains[0][2]
-        self._iptables("-A", arriving, "-m", "statistic", "--mode", "random", "--probability", f"{share}", "-j", "DROP")
+        """Drop so large a share of the packets, either way, at random."""
+        match = ["-m", "statistic", "--mode", "random", "--probability", f"{share}"]
+        for _, _, chain in self._chains:
+            self._iptables("-A", chain, *match, "-j", "DROP")
 
     def dropped(self) -> int:
         """How many packets the cuts have swallowed."""
@@ -290,7 +295,7 @@ class Line:
         self.provider.ip("ntable", "change", "name", "arp_cache", "dev", self.far_device, *timing)
 
     def _mark(self, chain: str, marker: str, mark: str) -> None:
-        match = ["-m", "string", "--algo", "bm", "--string", marker]
+        match = ["-m", "string", "--algo", "bm", "--hex-string", f"|{marker.encode().hex()}|"]
         self._iptables("-A", chain, *match, "-j", "CONNMARK", "--set-mark", mark)
 
     def _iptables(self, *argv: str) -> str:

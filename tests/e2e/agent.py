@@ -57,6 +57,7 @@ class Agent:
         self._providers = list(providers)
         self._process: subprocess.Popen[bytes] | None = None
         self._measured = measured
+        self.environment: dict[str, str] = {}  # more of it, for what is started from now on
         for path in (directory, self.state, self.mail):
             path.mkdir(parents=True, exist_ok=True)
         self.write_configuration(settings=settings, tables=tables or {})
@@ -154,7 +155,7 @@ class Agent:
         if not self._measured:
             left_out.append("COVERAGE_")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(tuple(left_out))}
-        return {**kept, "PYTHONUNBUFFERED": "1"}
+        return {**kept, "PYTHONUNBUFFERED": "1", **self.environment}
 
     def _argv(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "siteagent", "--config", str(self.configuration), *arguments]

@@ -45,6 +45,7 @@ class Hub:
         self.state = directory / "state"
         self.configuration = directory / "hub.toml"
         self.log_file = directory / "hub.log"
+        self.environment: dict[str, str] = {}  # more of it, for what is started from now on
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True)
         self.line.site.knows(self.host, line.provider_address)
@@ -88,8 +89,14 @@ class Hub:
     def start(self) -> None:
         seen = len(self.events("hub.ready"))
         with self.log_file.open("ab") as output:
-            self._process = self.namespace.start(*self._argv("run"), output=output, env=dict(os.environ), cwd=ROOT)
+            environment = {**os.environ, **self.environment}
+            self._process = self.namespace.start(*self._argv("run"), output=output, env=environment, cwd=ROOT)
         wait_for(lambda: len(self.events("hub.ready")) > seen, "hub.ready", seconds=30)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it was never started"
+        return self._process.pid
 
     def kill(self) -> None:
         """kill -9, and wait for the end."""

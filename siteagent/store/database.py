@@ -22,6 +22,7 @@ _PAGES_OF_A_TRANSACTION_BYTES = 16_384
 _CHECKPOINT_IDLE_BYTES = 1024 * 1024
 _CHECKPOINT_BYTES = 8 * 1024 * 1024
 _PROBE_BYTES = 65_536
+_RESERVED_AT_ONCE = 10_000
 # After these the mark that ends a transaction was not written whole: it cannot come back.
 _NOT_IN_THE_LOG = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
 # These blame what was to be written, not the disk.
@@ -40,6 +41,7 @@ class Database:
         self._calendar = calendar
         self._connection: sqlite3.Connection | None = None
         self._next_id = 1
+        self._reserved = 0  # in the file: ids below it may have been given, whatever is left of them
         self._safe_id = 1  # ids below it are committed or gone
         self._doubt = False  # whether rows from `_safe_id` on may come back
         self._doubtful: list[Path] = []
@@ -48,10 +50,10 @@ class Database:
     def open(self) -> None:
         """Opens or makes the file, and makes what its log says true. Blocks. Raises StorageError."""
         connection = self._connect(self._directory)
-        highest = "SELECT max((SELECT coalesce(max(id), 0) FROM message), (SELECT coalesce(max(message), 0) FROM seen))"
+        highest = "SELECT max((SELECT coalesce(max(id), 0) + 1 FROM message), (SELECT reserved FROM numbers))"
         try:
-            self._next_id = self._safe_id = 1 + connection.execute(highest).fetchone()[0]
-            self._take_up(connection, self._calendar.open)
+            self._next_id = self._safe_id = connection.execute(highest).fetchone()[0]
+            self._take_up(connection, self._calendar.open)  # all that is there is from before, and becomes true
         except sqlite3.Error as error:
             connection.close()
             raise StorageError(f"cannot use the spool {self._directory / tables.FILE}", str(error)) from error
@@ -63,6 +65,7 @@ class Database:
             return
         with contextlib.suppress(sqlite3.Error):
             self._calendar.save(connection)
+            self._reserve(connection, 0)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         with contextlib.suppress(sqlite3.Error):
             connection.close()
@@ -72,7 +75,7 @@ class Database:
         if self._connection is None:
             connection = self._connect(self._directory, make=False)  # an empty mount point is no spool
             try:
-                self._take_up(connection, self._calendar.save)
+                self._take_up(connection, self._take_back)
             except BaseException:
                 connection.close()
                 raise
@@ -87,6 +90,8 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             self._calendar.keep(connection)
             yield connection
+            if self._next_id > self._reserved:
+                self._reserve(connection, _RESERVED_AT_ONCE)
             self._commit(connection)
         except Exception as error:
             self._abandon(error)
@@ -132,16 +137,27 @@ class Database:
     def _take_up(self, connection: sqlite3.Connection, write: Callable[[sqlite3.Connection], None]) -> None:
         """Makes what the log says true or undone, by a transaction that always writes, and empties the log."""
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("DELETE FROM message WHERE id >= ?", (self._safe_id,))
-        connection.execute("DELETE FROM delivery WHERE message >= ?", (self._safe_id,))
-        connection.execute("DELETE FROM seen WHERE message >= ?", (self._safe_id,))
         write(connection)
+        self._reserve(connection, _RESERVED_AT_ONCE)
         self._commit(connection)
         with contextlib.suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def _take_back(self, connection: sqlite3.Connection) -> None:
+        """Removes what may have come back of transactions that were told to have failed. Reads all of the memory."""
+        connection.execute("DELETE FROM message WHERE id >= ?", (self._safe_id,))
+        connection.execute("DELETE FROM delivery WHERE message >= ?", (self._safe_id,))
+        connection.execute("DELETE FROM seen WHERE message >= ?", (self._safe_id,))
+        self._calendar.save(connection)
+
+    def _reserve(self, connection: sqlite3.Connection, more: int) -> None:
+        """From here on a start begins behind the ids given so far and `more` to come, without looking for them."""
+        self._reserved = self._next_id + more
+        connection.execute("UPDATE numbers SET reserved = ?", (self._reserved,))
+
     def _abandon(self, error: Exception) -> None:
         """Back to the last commit. After an error of the disk the file is opened anew: its state is not known."""
+        self._reserved = 0  # perhaps not in the file after all
         connection = self._connection
         if connection is None:
             return

@@ -33,11 +33,13 @@ class Calendar:
         self._monotonic = monotonic
         self._base = 0.0
         self._saved = 0.0
+        self._forgot = 0  # on which day
 
     def open(self, connection: sqlite3.Connection) -> None:
         """Takes up the count where the last run left it, and writes: a write always happens."""
         row = connection.execute("SELECT passed, wall FROM calendar").fetchone()
         passed, wall = row or (0, self._now())
+        self._forgot = passed // _DAY
         away = min(max(self._now() - wall, 0), _DAY)
         self._base = passed + away - self._monotonic()
         self.save(connection)
@@ -47,14 +49,17 @@ class Calendar:
         return int(self._passed() // _DAY)
 
     def keep(self, connection: sqlite3.Connection) -> None:
-        """Saves the count once an hour, and forgets what is too old then."""
+        """Saves the count once an hour."""
         if self._passed() - self._saved >= _SAVE_SECONDS:
             self.save(connection)
 
     def save(self, connection: sqlite3.Connection) -> None:
+        """Saves the count; on a new day it forgets what is too old, for which all of the memory is read."""
         self._saved = self._passed()
         connection.execute("INSERT OR REPLACE INTO calendar VALUES (1,?,?)", (int(self._saved), self._now()))
-        connection.execute("DELETE FROM seen WHERE day < ?", (self.day - KEPT_DAYS,))
+        if self.day > self._forgot:
+            connection.execute("DELETE FROM seen WHERE day < ?", (self.day - KEPT_DAYS,))
+            self._forgot = self.day
 
     def _passed(self) -> float:
         return self._base + self._monotonic()

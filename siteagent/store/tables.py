@@ -1,7 +1,8 @@
 """The spool's tables, and opening the file that they stand in.
 
 `message` holds what was accepted and is not everywhere filed yet; `delivery` one row for each mailbox (or node) that
-still has to get it; `seen` and `calendar` are the memory against doubles. A row of `delivery` goes when its file is
+still has to get it; `seen` and `calendar` are the memory against doubles, and `numbers` spares a start reading all of
+it for the highest id. A row of `delivery` goes when its file is
 published and the directory synced, the last one takes its `message` with it: what the tables hold is what is owed.
 
 SQLite in WAL mode, ``synchronous=FULL``: a commit is one append to the log and one sync of it (sqlite.org/wal.html).
@@ -61,7 +62,15 @@ CREATE TABLE calendar (           -- one row
     wall INTEGER NOT NULL         -- what the clock said then, seconds since 1970
 );
 """
-_STEPS = (_TABLES,)
+_NUMBERS = """
+CREATE TABLE numbers (            -- one row
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    reserved INTEGER NOT NULL     -- every id of a message below it may have been given
+);
+INSERT INTO numbers
+    SELECT 1, 1 + max((SELECT coalesce(max(id), 0) FROM message), (SELECT coalesce(max(message), 0) FROM seen));
+"""
+_STEPS = (_TABLES, _NUMBERS)
 
 
 def connect(directory: Path, *, make: bool = True, read_only: bool = False) -> sqlite3.Connection:

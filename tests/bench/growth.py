@@ -68,6 +68,7 @@ def write_memory(state: Path, messages: int) -> None:
     spool.execute("PRAGMA synchronous=OFF")
     spool.execute("BEGIN")
     spool.execute("INSERT INTO calendar VALUES (1, 0, ?)", (int(time.time()),))
+    spool.execute("UPDATE numbers SET reserved = ?", (messages + 1,))
     if messages:
         rows = f"SELECT randomblob(16), 's' || (i / 10), i + 1, {_name()}, 0 FROM n"
         spool.execute(f"{_NUMBERS} INSERT INTO seen {rows}", {"count": messages})

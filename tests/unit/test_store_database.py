@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from siteagent.errors import ExitCode, StorageError
@@ -117,7 +118,7 @@ def test_a_checkpoint_that_fails_costs_nothing(bench: Bench) -> None:
     bench.write()
 
 
-@pytest.mark.parametrize("statement", ["BEGIN", "DELETE FROM message", "INSERT OR REPLACE INTO calendar", "COMMIT"])
+@pytest.mark.parametrize("statement", ["BEGIN", "UPDATE numbers", "INSERT OR REPLACE INTO calendar", "COMMIT"])
 def test_a_start_on_a_disk_that_does_not_write_says_so(tmp_path: Path, statement: str) -> None:
     tables.connect(tmp_path).close()
     connect = FaultyDatabase()
@@ -141,3 +142,69 @@ def test_s27_a_whole_transaction_that_a_killed_process_left_counts_and_is_synced
     assert again.ids() == [identity]
     assert (copy / f"{tables.FILE}-wal").stat().st_size == 0
     again.database.close()
+
+
+# --- numbers, and what opening costs ----------------------------------------------------------------------------------
+
+
+def test_no_number_is_given_twice_though_nothing_of_the_message_is_left(bench: Bench, tmp_path: Path) -> None:
+    """Its memory may be forgotten too; a row that comes back must never be taken for another message's."""
+    given = [bench.write() for _ in range(3)]
+    for crash in (False, True):
+        with bench.database.transaction() as connection:
+            connection.execute("DELETE FROM seen")
+        if not crash:
+            bench.database.close()
+        bench.database = bench.fresh()
+        bench.database.open()
+        given.append(bench.write())
+    assert given == sorted(set(given))
+
+
+def test_numbers_go_on_beyond_what_was_reserved_also_after_a_failure_there(bench: Bench) -> None:
+    with bench.database.transaction():
+        given = [bench.database.new_id(0) for _ in range(10_000)]
+    bench.connect.fail("COMMIT", code=sqlite3.SQLITE_FULL)
+    with pytest.raises(sqlite3.OperationalError):
+        given.append(bench.write())
+    given.append(bench.write())
+    bench.database = bench.fresh()  # as after a kill
+    bench.database.open()
+    assert bench.write() > max(given)
+
+
+def test_an_older_spool_is_taken_over_with_its_numbers(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / tables.FILE, isolation_level=None)) as old:
+        old.executescript(tables._STEPS[0] + "PRAGMA user_version=1;")
+        old.execute("INSERT INTO seen VALUES (x'00','s',41,'n',0)")
+    taken_over = Bench(tmp_path)
+    assert taken_over.write() == 42
+    taken_over.database.close()
+
+
+def test_opening_costs_the_same_after_many_messages_as_after_few(tmp_path: Path) -> None:
+    steps = {}
+    for count in (10, 50_000):
+        directory = tmp_path / str(count)
+        directory.mkdir()
+        bench = Bench(directory)
+        with bench.database.transaction() as connection:
+            rows = ((b"%016d" % n, "s", bench.database.new_id(0), "n", 0) for n in range(count))
+            connection.executemany("INSERT INTO seen VALUES (?,?,?,?,?)", rows)
+        bench.database.close()
+        steps[count] = 0
+
+        def counting(directory: Path, *, of: int = count, **options: Any) -> sqlite3.Connection:
+            connection = tables.connect(directory, **options)
+
+            def step() -> None:
+                steps[of] += 100
+
+            connection.set_progress_handler(step, 100)
+            return connection
+
+        bench.connect = counting  # type: ignore[assignment]
+        bench.database = bench.fresh()
+        bench.database.open()
+        bench.database.close()
+    assert steps[50_000] <= steps[10] + 1_000, steps

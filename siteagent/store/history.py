@@ -167,10 +167,11 @@ class JournalReader:
             if db is None:
                 return []
             rows = db.execute(
-                "SELECT usage.*, count(rounds.id) AS rounds, coalesce(sum(rounds.messages), 0) AS messages FROM usage"
-                " LEFT JOIN rounds ON rounds.interface = usage.interface AND substr(rounds.started, 1, 10) = usage.day"
-                " WHERE day >= ? GROUP BY usage.day, usage.interface ORDER BY usage.day, usage.interface",
-                ("" if since is None else ledger.stored_time(since)[:10],),
+                "SELECT usage.*, coalesce(counted.rounds, 0) AS rounds, coalesce(counted.messages, 0) AS messages"
+                " FROM usage LEFT JOIN (SELECT substr(started, 1, 10) AS day, interface, count(*) AS rounds,"
+                " sum(messages) AS messages FROM rounds WHERE started >= :day GROUP BY 1, 2) AS counted"
+                " USING (day, interface) WHERE day >= :day ORDER BY day, interface",
+                {"day": "" if since is None else ledger.stored_time(since)[:10]},
             )
             return [UsageEntry(**dict(row)) for row in rows]
 
@@ -293,9 +294,15 @@ def _round_entry(db: sqlite3.Connection, row: sqlite3.Row) -> RoundEntry:
 def _messages(
     db: sqlite3.Connection, limit: int | None, since: datetime | None, *, unasked: bool
 ) -> list[MessageEntry]:
+    # Only what is asked for, and "+number" where the times alone find the rows: else all of the history is read.
+    which = ["at >= :since"] if since is not None else []
+    if unasked:
+        which.append("+round IS NULL" if since is not None else "round IS NULL")
+    where = f"WHERE {' AND '.join(which)}" if which else ""
+    order = "+number" if since is not None and limit is None else "number"
     rows = db.execute(
-        "SELECT * FROM messages WHERE at >= ? AND (NOT ? OR round IS NULL) ORDER BY number DESC LIMIT ?",
-        ("" if since is None else ledger.stored_time(since), unasked, -1 if limit is None else limit),
+        f"SELECT * FROM messages {where} ORDER BY {order} DESC LIMIT :limit",  # noqa: S608
+        {"since": since and ledger.stored_time(since), "limit": -1 if limit is None else limit},
     ).fetchall()
     return [_message_entry(db, row) for row in reversed(rows)]
 

@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from siteagent.events import (
 )
 from siteagent.status import ListenerView, ProviderView, QueueView, StatusFold, Warnings
 from siteagent.store import journal as module
-from siteagent.store import ledger
+from siteagent.store import ledger, schema
 from siteagent.store.journal import Journal, JournalReader
 
 AT = datetime(2026, 11, 22, 8, tzinfo=UTC)
@@ -563,3 +563,62 @@ def test_a_file_that_is_no_journal_is_an_error_that_names_it(
 def test_a_journal_that_is_not_ours_is_a_question_of_rights(path: Path) -> None:
     error = Journal(path, keep_days=90, now=lambda: AT)._unusable(PermissionError(13, "Permission denied"))
     assert isinstance(error, PermissionProblem)
+
+
+class Counting(JournalReader):
+    """Counts SQLite's own steps, roughly: a measure that no busy machine changes."""
+
+    steps = 0
+
+    def _connect(self, stack: ExitStack) -> sqlite3.Connection:
+        db = super()._connect(stack)
+
+        def step() -> None:
+            self.steps += 10
+
+        db.set_progress_handler(step, 10)
+        return db
+
+
+_NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?) "
+_YEARS_AGO = "'2020-01-' || printf('%02d', 1 + i % 20) || 'T00:00:00.000000Z'"
+
+
+def past(file: Path, *, messages: int = 1, rounds: int = 1) -> Counting:
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        schema.upgrade(db, file, ledger.STEPS)
+        columns = "INSERT INTO messages (at, kind, session, round, sender, recipients)"
+        db.execute(f"{_NUMBERS} {columns} SELECT {_YEARS_AGO}, 'refused', 's', 'r', 'a@x', '[]' FROM n", (messages,))
+        columns = "INSERT INTO rounds (id, provider, cause, method, interface, nodes, requests, started)"
+        db.execute(
+            f"{_NUMBERS} {columns} SELECT 'r' || i, 'isp', 'link', 'etrn', 'ppp0', '[]', '[]', {_YEARS_AGO} FROM n",
+            (rounds,),
+        )
+        db.execute(f"{_NUMBERS} INSERT INTO usage SELECT substr({_YEARS_AGO}, 1, 10), 'ppp0', 1, 1 FROM n", (20,))
+    return Counting(file)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda reader: reader.messages(5),
+        lambda reader: reader.messages(since=AT),
+        lambda reader: reader.messages(5, unasked=True),
+        lambda reader: reader.messages(since=AT, unasked=True),
+    ],
+    ids=["the last", "since", "the last unasked", "unasked since"],
+)
+def test_asking_for_some_messages_does_not_read_all(
+    tmp_path: Path, question: Callable[[JournalReader], object]
+) -> None:
+    few, many = past(tmp_path / "few", messages=100), past(tmp_path / "many", messages=10_000)
+    question(few)
+    question(many)
+    assert many.steps <= few.steps + 200
+
+
+def test_counting_the_rounds_of_each_day_reads_each_round_once(tmp_path: Path) -> None:
+    reader = past(tmp_path / "file", rounds=2_000)
+    usage = reader.usage()
+    assert [(entry.day, entry.rounds, entry.messages) for entry in usage[:1]] == [("2020-01-01", 100, 0)]
+    assert len(usage) == 20 and reader.steps < 2_000 * 60

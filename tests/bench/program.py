@@ -1,4 +1,4 @@
-"""`siteagent run` as people run it, on loopback and on a directory that may hold a long past."""
+"""`siteagent run` and `siteagent hub run` as people run them, on loopback, on a directory that may hold a long past."""
 
 from __future__ import annotations
 
@@ -121,6 +121,42 @@ format = "json"
 
     def _argv(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "siteagent", "--config", str(self.configuration), *arguments]
+
+
+class Hub(Side):
+    """`siteagent hub run` with one node, which nobody asks for."""
+
+    name = "hub"
+    keeps = False
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._configuration = directory / "hub.toml"
+        self._log = directory / "hub.log"
+        (directory / "password").touch(mode=0o600)
+        (directory / "password").write_text("sesame\n")
+        self._configuration.write_text(
+            f'hostname = "hub.example"\nstate_directory = "{directory}/state"\n'
+            f'[listener]\nlisten = ["127.0.0.1:0"]\n[log]\nformat = "json"\n'
+            f'[[node]]\nname = "{DOMAIN}"\ndomains = ["{DOMAIN}"]\ndeliver_to = "127.0.0.1:1"\n'
+            f"etrn_without_auth = true\n"
+        )
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "siteagent", "--config", str(self._configuration), "hub", "run"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, env=_environment())
+        wait_for(lambda: b'"hub.ready"' in self._log.read_bytes(), "hub.ready", seconds=60, every=0.002)
+        line = next(line for line in self._log.read_text().splitlines() if '"hub.ready"' in line)
+        self.port = int(json.loads(line)["listening"][0].rpartition(":")[2])
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+    def pids(self) -> list[int]:
+        return [self._process.pid]
 
 
 def _environment() -> dict[str, str]:

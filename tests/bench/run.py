@@ -69,7 +69,7 @@ def number(value: float) -> str:
 
 
 def receive(found: dict[str, Any]) -> Iterator[Row]:
-    """Taken is "CELL, SIDE": [promised, filed, cpu, memory] of each round; all sides of a cell have as many messages."""
+    """Taken is "CELL, SIDE": [promised, filed, cpu, memory] of each round; all sides of a cell have equally many."""
     taken: dict[str, dict[str, list[list[float]]]] = {}
     for key, values in found["taken"].items():
         cell, _, side = key.rpartition(", ")

@@ -207,6 +207,8 @@ class Tests:
             "COVERAGE_FILE": str(self.scratch / "coverage"),
             "PYTHONUNBUFFERED": "1",
         }
+        # Hundreds of agents are started: compiling the package for each of them takes longer than most tests.
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
         argv: list[str | Path] = [
             self.environment.python,
             "-m",

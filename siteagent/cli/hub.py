@@ -44,12 +44,14 @@ def run(context: Context) -> int:
     path = context.path(hub=True)
     configuration = context.configuration(hub=True)
     os.umask(_UMASK)
+    from siteagent.cli.running import imports_as_owner, log_writer, signals
+
     sockets = _become_owner(configuration)
-    from siteagent.cli.running import log_writer, signals
-    from siteagent.events import Event, Severity, Stamped
-    from siteagent.host.folders import FolderBell
-    from siteagent.hub.reload import Reloader
-    from siteagent.hub.server import Hub
+    with imports_as_owner():
+        from siteagent.events import Event, Severity, Stamped
+        from siteagent.host.folders import FolderBell
+        from siteagent.hub.reload import Reloader
+        from siteagent.hub.server import Hub
 
     async def work() -> None:
         log = log_writer(context, configuration)

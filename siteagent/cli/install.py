@@ -41,6 +41,7 @@ def install_service(context: Context, dry_run: bool, root: Path | None, hooks: s
     if sys.platform == "win32":
         return _install_on_windows(context, dry_run=dry_run, root=root, hub=hub)
     else:
+        from siteagent.cli.completion import completions
         from siteagent.cli.manual import pages
         from siteagent.host import install
 
@@ -50,7 +51,7 @@ def install_service(context: Context, dry_run: bool, root: Path | None, hooks: s
             hooks=install.named_hooks(hooks),
             root=root.absolute() if root is not None else None,
             hub=hub,
-            manual=pages(),
+            shared={**{f"man/{place}": text for place, text in pages().items()}, **completions()},
             configuration=value,
             source=source,
         )

@@ -156,6 +156,9 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
         ctx.exit()
 
 
+COMPLETE = "_SITEAGENT_COMPLETE"  # set by the shells' completions, as click names it
+
+
 @click.group(
     cls=LazyGroup,
     params=_global_options(),
@@ -180,7 +183,7 @@ def group(ctx: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. `arguments` without the program's name, default: those of the process."""
     _forgive_narrow_encodings()
-    if "_SITEAGENT_COMPLETE" in os.environ:
+    if COMPLETE in os.environ:
         group.main(prog_name="siteagent")  # does not return
     context = Context()
     try:

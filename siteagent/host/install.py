@@ -28,7 +28,7 @@ LIBRARY = Path("/usr/lib/siteagent")
 UNITS = Path("/etc/systemd/system")
 START = LIBRARY / "start"
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
-MAN = Path("/usr/local/share/man")
+SHARE = Path("/usr/local/share")
 RECIPE = (
     "install it where services can see it: python3 -m venv /opt/siteagent && /opt/siteagent/bin/pip install siteagent "
     "&& /opt/siteagent/bin/siteagent install-service"
@@ -91,7 +91,8 @@ class Plan:
 class Wishes:
     """What is to be installed. `configuration` None: there is none yet, and the drop-in knows nothing but defaults.
 
-    `hooks`: names of HOOKS; None: those that this host (or `root`) has a use for.
+    `hooks`: names of HOOKS; None: those that this host (or `root`) has a use for. `shared`: texts by their place below
+    /usr/local/share, as the manual and the shells' completions.
     """
 
     interpreter: Interpreter
@@ -100,7 +101,7 @@ class Wishes:
     hooks: tuple[str, ...] | None = None
     root: Path | None = None
     hub: bool = False
-    manual: Mapping[str, str] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 def named_hooks(text: str) -> tuple[str, ...] | None:
@@ -130,7 +131,7 @@ def plan(wishes: Wishes) -> Plan:
         _plan_hub(wishes, made)
     else:
         _plan_site(wishes, made)
-    made.files += [File(MAN / place, text) for place, text in wishes.manual.items()]
+    made.files += [File(SHARE / place, text) for place, text in wishes.shared.items()]
     before = _listed(made.manifest, wishes.root)
     written = {file.path for file in made.files}
     made.removed = [path for path in before if path not in written]

@@ -226,6 +226,7 @@ class Agent:
             report=partial(_from_a_thread, asyncio.get_running_loop(), self._note_error),
         )
         self.teller = Teller(self.state_directory, log=self._log, record=self.journal.record)
+        self.teller.metrics = self.configuration.metrics.file
         await asyncio.to_thread(self.journal.open)
         stack.push_async_callback(asyncio.to_thread, self.journal.close)
         past = await asyncio.to_thread(journals.JournalReader(path).restore)
@@ -417,6 +418,7 @@ class Agent:
         self.hooks.reconfigure(configuration.hooks)
         self._log.reconfigure(format=configuration.log.format, level=configuration.log.level)
         self.desk.reconfigure(configuration)
+        self.teller.metrics = configuration.metrics.file
         self.alarms.configuration = self.notes.configuration = self.beats.configuration = configuration
         self.teller.only_about({provider.name for provider in configuration.provider})
         if self.listener is not None:

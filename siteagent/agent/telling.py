@@ -30,7 +30,7 @@ from siteagent.events import (
     WarningRaised,
 )
 from siteagent.logs import LogWriter
-from siteagent.status import Document, StatusFold, Warnings, urgent
+from siteagent.status import Document, StatusFold, Warnings, metrics, urgent
 from siteagent.store.snapshot import Snapshot
 
 CALM_SECONDS = 0.5
@@ -65,6 +65,7 @@ class Teller:
         self.observers: list[Observer] = []
         self.hooks: Callable[[Stamped], None] = lambda stamped: None
         self.document: Callable[[], Document] = dict
+        self.metrics: Path | None = None  # where the figures are written, too
         self._waiting: deque[Event] = deque()
         self._telling = False
         self._changed = asyncio.Event()
@@ -179,9 +180,12 @@ class Teller:
         """
         self._changed.clear()
         self._urgent.clear()
-        written = await self._snapshot.write(self.document())
+        document = self.document()
+        written = await self._snapshot.write(document)
         if not written:
             self._changed.set()
+        if self.metrics is not None:  # trouble with it is said, and costs the snapshot nothing
+            await self._snapshot.put(self.metrics, metrics(document))
         return written
 
     def close(self) -> None:

@@ -36,6 +36,8 @@ def inspect(path: Path, value: Configuration | HubConfiguration, draft: Draft) -
         if value.log.file and not draft.wrong("log", "file"):
             _judge_creatable(Path(value.log.file).parent, ("log", "file"), draft)
         if isinstance(value, Configuration):
+            if value.metrics.file is not None and not draft.wrong("metrics", "file"):
+                _judge_creatable(value.metrics.file.parent, ("metrics", "file"), draft)
             _judge_site(value, draft)
         else:
             for i, node in enumerate(value.node):

@@ -618,6 +618,21 @@ class Log:
 
 
 @section
+class Metrics:
+    """Figures for a monitoring system."""
+
+    file: Path | None = option(
+        "A file for the textfile collector of Prometheus's node exporter, replaced in one step; its name ends with "
+        "`.prom`, and the directory exists.",
+        default=None,
+        shown="none is written",
+        allowed="a name that ends with .prom",
+        check=lambda path: path is None or path.suffix == ".prom",
+        sample='"/var/lib/prometheus/node-exporter/siteagent.prom"',
+    )
+
+
+@section
 class Configuration:
     """The whole of siteagent.toml."""
 
@@ -643,6 +658,7 @@ class Configuration:
     hooks: Hooks = option("", factory=Hooks)
     journal: Journal = option("", factory=Journal)
     log: Log = option("", factory=Log)
+    metrics: Metrics = option("", factory=Metrics)
 
     @property
     def ask_only(self) -> bool:

@@ -78,6 +78,8 @@ def _configured(configuration: Configuration, source: Path) -> Iterator[str]:
     places.append(configuration.state_directory)
     if configuration.log.file:
         places.append(Path(configuration.log.file).parent)
+    if configuration.metrics.file is not None:
+        places.append(configuration.metrics.file.parent)
     yield from _places(places)
     for provider in configuration.provider:
         if provider.username is not None and provider.password_file is None:

@@ -14,6 +14,7 @@ from siteagent.status.fold import (
     timestamp,
     urgent,
 )
+from siteagent.status.metrics import metrics
 from siteagent.status.screen import Mood, Verdict, amount, counted, moment, render, verdict
 from siteagent.status.warnings import KINDS, Warnings
 
@@ -30,6 +31,7 @@ __all__ = [
     "Warnings",
     "amount",
     "counted",
+    "metrics",
     "moment",
     "render",
     "timestamp",

@@ -26,22 +26,26 @@ class Snapshot:
         self._path = state_directory / FILE
         self._note = note
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="status")
-        self._trouble = ""
+        self._troubles: dict[Path, str] = {}
 
     async def write(self, document: Mapping[str, Any]) -> bool:
         """Puts `document` there; False: it could not be written, and is still to be."""
+        return await self.put(self._path, json.dumps(document, ensure_ascii=False) + "\n")
+
+    async def put(self, path: Path, text: str) -> bool:
+        """The same for another file that shows the same things in another form."""
         # What a peer said may hold what UTF-8 cannot say: it becomes an escape, as JSON has them.
-        data = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        data = text.encode("utf-8", "backslashreplace")
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._writer, lambda: replace_file(self._path, data, mode=0o644))
+            await loop.run_in_executor(self._writer, lambda: replace_file(path, data, mode=0o644))
         except OSError as error:
-            trouble = f"cannot write {self._path}: {error.strerror or error}"
-            if trouble != self._trouble:
-                self._trouble = trouble
+            trouble = f"cannot write {path}: {error.strerror or error}"
+            if trouble != self._troubles.get(path):
+                self._troubles[path] = trouble
                 self._note(trouble)
             return False
-        self._trouble = ""
+        self._troubles.pop(path, None)
         return True
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from siteagent.events import (
     Stamped,
 )
 from siteagent.logs import LogWriter
+from siteagent.status import ListenerView, QueueView
 from siteagent.status.warnings import TELLINGS
 from siteagent.store.snapshot import FILE as STATUS_FILE
 
@@ -201,6 +202,22 @@ def test_warnings_about_a_provider_that_is_gone_are_cleared_and_about_mailboxes_
 
 
 # --- status.json ------------------------------------------------------------------------------------------------------
+
+
+def test_the_metrics_are_written_with_the_snapshot_and_their_trouble_costs_it_nothing(tmp_path: Path) -> None:
+    async def scene(bench: Bench) -> None:
+        bench.teller.document = lambda: bench.teller.fold.document(
+            state="running", pid=1, since=AT, listener=ListenerView(), sessions=(), queue=QueueView(), providers=()
+        )
+        bench.teller.metrics = tmp_path / "figures" / "siteagent.prom"
+        assert await bench.teller.write() and await bench.teller.write()
+        assert bench.log.getvalue().count("cannot write") == 1, "said once"
+        bench.teller.metrics.parent.mkdir()
+        assert await bench.teller.write()
+        assert "siteagent_running 1\n" in bench.teller.metrics.read_text()
+        assert bench.teller.metrics.stat().st_mode & 0o777 == 0o644
+
+    on(tmp_path, scene)
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -67,6 +67,11 @@ def test_a_maildir_elsewhere_is_opened_for_writing_and_its_root_is_made() -> Non
     assert units.mail_directories(value) == "d /srv/mail/100%% 0750 siteagent siteagent -\n"
 
 
+def test_the_directory_of_the_metrics_is_opened_for_writing() -> None:
+    value = configuration('[metrics]\nfile = "/var/lib/node/siteagent.prom"\n')
+    assert "ReadWritePaths=-/var/lib/node\n" in units.drop_in(value, ETC)
+
+
 def test_a_directory_of_the_systems_own_is_not_given_away() -> None:
     assert units.mail_directories(configuration(maildir="/srv/alice")) == ""
 

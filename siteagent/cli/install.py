@@ -125,9 +125,11 @@ def _configured(
         if not path.exists() and error.fix is not None:
             error.fix = "run `siteagent init` as root first: the service is installed for its configuration"
         raise
-    from siteagent.host.grants import in_a_home
+    from siteagent.host.grants import below, in_a_home
+    from siteagent.host.install import TEMPORARY
 
-    if in_a_home(path):
+    # Written for another root it may be a copy that lies here for the moment.
+    if in_a_home(path) or (needed and below(path, TEMPORARY)):
         raise UsageError(
             "cannot install the service",
             f"its configuration is {path}, which services cannot see",

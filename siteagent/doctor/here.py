@@ -238,12 +238,27 @@ def agent(site: Site) -> Iterator[Finding]:
         yield warn(f"warning {standing['name']}", standing["text"], standing["fix"])
 
 
-def hooks(site: Site) -> Iterator[Finding]:
-    """Of an installed service: are its files there still, and would the programs that call the hooks take them?"""
+def _installed(site: Site) -> list[Path]:
+    """What `install-service` put in place; [] where it did not."""
     manifest = site.root / str(install.LIBRARY / "installed").lstrip("/")
     try:
-        listed = [Path(row) for row in manifest.read_text("utf-8").splitlines() if row.startswith("/")]
+        return [Path(row) for row in manifest.read_text("utf-8").splitlines() if row.startswith("/")]
     except OSError:
+        return []
+
+
+def at_boot(site: Site) -> Iterator[Finding]:
+    for path in _installed(site):
+        if path.parent == install.UNITS and path.suffix in (".service", ".socket"):
+            said = site.enabled(path.name)
+            if said in ("disabled", "masked"):
+                fix = f"systemctl {'unmask' if said == 'masked' else 'enable --now'} {path.name}"
+                yield fail(f"unit {path.name}", f"{said}: after the next boot nobody asks for mail", fix)
+
+
+def hooks(site: Site) -> Iterator[Finding]:
+    """Of an installed service: are its files there still, and would the programs that call the hooks take them?"""
+    if not (listed := _installed(site)):
         return
     again = "run `siteagent install-service` again"
     bad = False

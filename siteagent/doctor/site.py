@@ -24,6 +24,7 @@ from siteagent.doctor import records
 from siteagent.doctor.survey import Survey, certificate_of, survey
 from siteagent.errors import SiteAgentError, TemporaryError
 from siteagent.events import Line
+from siteagent.host import systemd
 from siteagent.link.backend import Oracle, standard_oracle
 from siteagent.link.oracle import allowed
 from siteagent.store.lock import RUN, holder_work, lock_holder
@@ -50,6 +51,7 @@ class Site:
     oracle: Oracle | None = None
     look_up: records.LookUp = records.look_up
     disk: Callable[[Path], tuple[int, int]] = _disk
+    enabled: Callable[[str], str | None] = systemd.enabled
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     root: Path = Path("/")
     addresses: dict[str, list[str] | str] = field(default_factory=dict)

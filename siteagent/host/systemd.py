@@ -70,6 +70,23 @@ def start_socket_service(name: str = "siteagent") -> bool:
     return True
 
 
+def enabled(unit: str) -> str | None:
+    """Whether systemd starts `unit` at boot, in its words: ``enabled``, ``disabled``, ``masked``; None: not here."""
+    import shutil
+    import subprocess
+    from pathlib import Path
+
+    if shutil.which("systemctl") is None or not Path("/run/systemd/system").is_dir():
+        return None
+    try:
+        done = subprocess.run(
+            ["systemctl", "is-enabled", unit], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode("ascii", "replace").strip() or None
+
+
 def sockets(environment: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
     """The listening sockets that systemd passed. Takes the variables away, so that no child thinks they are its own."""
     count, pid = environment.pop("LISTEN_FDS", ""), environment.pop("LISTEN_PID", "")

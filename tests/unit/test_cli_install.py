@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,13 +71,25 @@ def test_hooks_none_installs_none_but_the_one_that_others_call(path: Path, tmp_p
     assert "usr/lib/siteagent/link-hook" in files(root)
 
 
-def test_a_host_without_systemd_is_told_what_to_do(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_host_without_systemd_is_told_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     if Path("/run/systemd/system").is_dir():
         pytest.skip("long form; this host has systemd")
-    code = run(path, "install-service")
+    if os.geteuid() != 0:
+        pytest.skip("long form; run it as root")
+    with tempfile.TemporaryDirectory(dir="/srv") as place:  # services do not see /tmp
+        path = Path(place) / "siteagent.toml"
+        path.write_text(TEXT.format(place))
+        code = run(path, "install-service")
     said = capsys.readouterr().err
     assert code in (64, 78)  # 78: this very Python lies in a home
-    assert "not started by systemd" in said or "which services cannot see" in said
+    assert "not started by systemd" in said or "cannot install this siteagent as a service" in said
+
+
+def test_a_configuration_that_services_see_another_tmp_for_is_refused(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(path, "install-service") == 64
+    assert f"its configuration is {path}, which services cannot see" in capsys.readouterr().err
 
 
 def test_a_configuration_that_is_not_there_is_told_before_anything(

@@ -90,18 +90,22 @@ class Manners(Channel):
     # --- counting errors ----------------------------------------------------------------------------------------------
 
     def unknown_verb(self, line: bytes) -> None:
-        if not self._spoke:
-            self._unknown += 1
-            if self._unknown >= _MAX_UNKNOWN_AT_FIRST:
-                self.end(says.NOT_SMTP, "does not speak SMTP")
-                return
-        self.wrong(says.UNKNOWN)
+        self._no_verb(says.UNKNOWN)
 
     def known_verb(self) -> None:
         self._spoke = True
 
     def wrong_line(self) -> None:
-        self.wrong(says.LINE_TOO_LONG)
+        # Long or short, it is no verb that we know: random octets have lines of both kinds.
+        self._no_verb(says.LINE_TOO_LONG)
+
+    def _no_verb(self, reply: Reply) -> None:
+        if not self._spoke:
+            self._unknown += 1
+            if self._unknown >= _MAX_UNKNOWN_AT_FIRST:
+                self.end(says.NOT_SMTP, "does not speak SMTP")
+                return
+        self.wrong(reply)
 
     def judge_early(self, fragment: bytes) -> None:
         # A TLS ClientHello or random octets: no line end may ever come.

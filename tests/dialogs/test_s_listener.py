@@ -756,8 +756,9 @@ def test_s19_mail_in_clear_is_refused_where_tls_is_required(
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
         os.urandom(65536),
         b"A" * 65536,
+        (b"A" * 3000 + b"\r\n") * 20,
     ],
-    ids=["http", "tls", "random", "letters"],
+    ids=["http", "tls", "random", "letters", "long lines"],
 )
 def test_s20_what_is_not_smtp_is_closed(rubbish: bytes) -> None:
     async def talk(bench: Bench) -> None:

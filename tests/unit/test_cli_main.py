@@ -274,3 +274,13 @@ def test_output_that_cannot_be_written_is_said() -> None:
         )
     assert done.returncode == 74
     assert done.stderr == "error: cannot write the output: no space left on device\n  fix: send it elsewhere\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "offered"), [("siteagent st", "1", "status"), ("siteagent status --w", "2", "--watch")]
+)
+def test_a_shell_is_offered_commands_and_options(words: str, number: str, offered: str) -> None:
+    asked = {"_SITEAGENT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number}
+    argv = [sys.executable, "-c", "from siteagent.__main__ import main; main()"]
+    done = subprocess.run(argv, env={**os.environ, **asked}, capture_output=True, text=True, timeout=30)
+    assert done.stdout == f"plain,{offered}\n", done.stderr

@@ -149,3 +149,12 @@ def test_an_ask_that_is_cancelled_leaves_the_connection_at_once() -> None:
 )
 def test_a_host_without_a_name_greets_by_the_address_of_the_line(hostname: str, source: str, said: str) -> None:
     assert greeting_name(hostname, Line("ppp0", source)) == said
+
+
+def test_the_lines_own_address_is_what_the_provider_hears() -> None:
+    async def scene() -> None:
+        async with scripted.Provider(NOTHING) as isp:
+            await _ask(asker(provider(port=isp.port), hostname="[127.0.0.9]"))
+            assert isp.heard[0].lines[0] == "EHLO [127.0.0.1]"
+
+    asyncio.run(scene())

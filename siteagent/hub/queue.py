@@ -37,6 +37,12 @@ class Queue:
         waiting.untried.append(held)
         waiting.bytes += held.size
 
+    def load(self, node: str, waiting: Sequence[Held]) -> None:
+        """What was owed before this start, oldest first."""
+        known = self._nodes.setdefault(node, _Waiting())
+        known.untried.extend(waiting)
+        known.bytes += sum(held.size for held in waiting)
+
     def accept(self, filings: Iterable[Filing]) -> None:
         """What was committed just now."""
         for filing in filings:

@@ -182,9 +182,9 @@ class Hub:
         self.spool.on_committed = partial(_on_loop, asyncio.get_running_loop(), self._accept)
         await asyncio.to_thread(self.spool.open)
         self._stack.push_async_callback(self.spool.close)
-        for node, one in index.held:
-            self.queue.add(node, one)
-            self._highest = max(self._highest, one.id)
+        for node, waiting in index.held.items():
+            self.queue.load(node, waiting)
+        self._highest = index.highest
         for damage in index.damaged:
             self.emit(SpoolDamaged(what=damage.what, reason=damage.reason))
         await asyncio.to_thread(self._mark_day)

@@ -41,22 +41,36 @@ class Index:
     """Handed to `Spool` as its `recall`: what is owed from before goes here and not into memory as a whole."""
 
     def __init__(self) -> None:
-        self.held: list[tuple[str, Held]] = []
+        self.held: dict[str, list[Held]] = {}
+        self.highest = 0
         self.damaged: list[Damage] = []
 
     def __call__(self, connection: sqlite3.Connection) -> list[Filing]:
         """Reads everything that is owed; returns the deliveries whose content stands in a file of its own."""
         in_files: list[Filing] = []
+        make, held = tuple.__new__, self.held
         for identity, target, size, accepted, file in connection.execute(f"{_HEAD} {_JOINED} ORDER BY message.id"):
-            try:
-                self.held.append((_text(target), Held(int(identity), int(size), int(accepted) // 1_000_000)))
-                if file is not None:
+            # Hundreds of thousands of rows, and nobody is served before the last one: hence so bare.
+            if not (type(size) is int and type(accepted) is int and type(target) is str):
+                self._set_aside(identity, file, "its size, date or target is damaged", in_files)
+                continue
+            if file is not None:
+                try:
                     in_files.append(filing(connection, identity, target))
-            except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
-                self.damaged.append(Damage(f"message {identity}", str(error) or type(error).__name__))
-                if isinstance(file, str):
-                    in_files.append(_named(file))
+                except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
+                    self._set_aside(identity, file, str(error) or type(error).__name__, in_files)
+                    continue
+            waiting = held.get(target)
+            if waiting is None:
+                waiting = held[target] = []
+            waiting.append(make(Held, (identity, size, accepted // 1_000_000)))
+            self.highest = identity
         return in_files
+
+    def _set_aside(self, identity: int, file: object, reason: str, in_files: list[Filing]) -> None:
+        self.damaged.append(Damage(f"message {identity}", reason))
+        if isinstance(file, str):
+            in_files.append(_named(file))
 
 
 def filing(connection: sqlite3.Connection, identity: int, target: str) -> Filing:
@@ -171,12 +185,6 @@ def _named(file: str) -> Filing:
         file=Path(file),
         head=0,
     )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("its target is no text")
-    return value
 
 
 def _checked(filing: Filing) -> Filing:

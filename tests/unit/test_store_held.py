@@ -56,14 +56,16 @@ def test_the_index_knows_everything_that_is_owed_oldest_first(tmp_path: Path) ->
     fill(tmp_path)
     spool, index = reopened(tmp_path)
     spool.close_now()
-    assert [(node, one.size) for node, one in index.held] == [(N, 11)] * 3
-    assert [one.id for _, one in index.held] == sorted(one.id for _, one in index.held)
+    assert list(index.held) == [N]
+    assert [one.size for one in index.held[N]] == [11] * 3
+    assert [one.id for one in index.held[N]] == sorted(one.id for one in index.held[N])
+    assert index.highest == index.held[N][-1].id
 
 
 def test_what_is_fetched_comes_whole_and_in_order(tmp_path: Path) -> None:
     fill(tmp_path)
     spool, index = reopened(tmp_path)
-    identities = [one.id for _, one in index.held]
+    identities = [one.id for one in index.held[N]]
     found, damaged, looked = asyncio.run(
         spool.ask(lambda connection: held.fetch(connection, N, identities, most_bytes=10_000))
     )
@@ -76,7 +78,7 @@ def test_what_is_fetched_comes_whole_and_in_order(tmp_path: Path) -> None:
 def test_fetching_ends_where_enough_octets_are_in_memory(tmp_path: Path) -> None:
     fill(tmp_path)
     spool, index = reopened(tmp_path)
-    identities = [one.id for _, one in index.held]
+    identities = [one.id for one in index.held[N]]
     found, _, looked = asyncio.run(spool.ask(lambda connection: held.fetch(connection, N, identities, most_bytes=15)))
     spool.close_now()
     assert (len(found), looked) == (2, 2)
@@ -98,7 +100,7 @@ def test_a_damaged_row_is_set_aside_and_the_rest_goes_on(tmp_path: Path, stateme
     fill(tmp_path)
     damage(tmp_path, statement)
     spool, index = reopened(tmp_path)
-    identities = [one.id for _, one in index.held]
+    identities = [one.id for one in index.held[N]]
     found, damaged, _ = asyncio.run(
         spool.ask(lambda connection: held.fetch(connection, N, identities, most_bytes=10_000))
     )
@@ -135,7 +137,7 @@ def test_what_is_dropped_is_gone_with_its_file(tmp_path: Path) -> None:
     spool.close_now()
     assert [path.name for path in files] == ["m0"]
     _, index = reopened(tmp_path)
-    assert [one.id for _, one in index.held] == [2]
+    assert [one.id for one in index.held[N]] == [2]
 
 
 def test_the_summary_needs_nobody_to_run(tmp_path: Path) -> None:

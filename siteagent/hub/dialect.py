@@ -156,7 +156,14 @@ class HubDialect(Dialect):
         elif not sendable(name):
             self.wrong(nodes.SYNTAX)
         else:
-            self.say(self.hub.front.release(name, account=self.account, peer=self.peer))
+            self._asked(self.hub.front.release(name, account=self.account, peer=self.peer))
+
+    def _asked(self, reply: Reply) -> None:
+        """Each ask is a line of the log: who is refused a hundred times in one session is shown the door."""
+        if reply.positive:
+            self.say(reply)
+        else:
+            self.idle(reply)
 
     # --- ATRN ---------------------------------------------------------------------------------------------------------
 
@@ -171,7 +178,7 @@ class HubDialect(Dialect):
         else:
             answer = self.hub.front.fetch((argument or "").strip(), account=self.account, peer=self.peer)
             if isinstance(answer, Reply):
-                self.say(answer)
+                self._asked(answer)
             elif self.phase is Phase.OPEN and self.transport is not None and not self.transport.is_closing():
                 self.say(answer.reply)
                 answer.run(*self.detach())

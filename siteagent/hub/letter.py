@@ -7,6 +7,7 @@ leaves (RFC 5321 §2.3.8): the spool keeps line ends as LF, and each becomes CRL
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ class Letter:
     data: bytes | None
     file: Path | None = None
     head: int = 0
+    stored: int | None = None  # octets of the content as it stands in the file; None: nobody knows
     tries: int = 0
 
     @property
@@ -49,28 +51,32 @@ class Letter:
         return on_the_wire(self.received + self.data) if self.data is not None else None
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The whole content, CRLF line ends, whole lines or not. Raises Unreadable."""
+        """The whole content, CRLF line ends, whole lines or not. Raises Unreadable, mostly before the first piece."""
         if self.data is not None:
             yield on_the_wire(self.received + self.data)
             return
         assert self.file is not None, "content is in memory, or in a file"
-        yield on_the_wire(self.received)
         try:
             file = await asyncio.to_thread(self.file.open, "rb")
         except OSError as error:
             raise Unreadable(f"{self.file}: {error.strerror}") from error
         try:
+            if self.stored is not None and os.fstat(file.fileno()).st_size != self.head + self.stored:
+                raise Unreadable(f"{self.file}: it is not whole")
             await asyncio.to_thread(file.seek, self.head)
+            piece = await asyncio.to_thread(_read, file)
+            yield on_the_wire(self.received)
             held = b""
-            while piece := await asyncio.to_thread(_read, file):
+            while piece:
                 piece = held + piece
                 # A CR at the end may belong to the LF that follows.
                 held = b"\r" if piece.endswith(b"\r") else b""
                 yield on_the_wire(piece[: len(piece) - len(held)])
+                piece = await asyncio.to_thread(_read, file)
             if held:
                 yield held
-        except OSError as error:
-            raise Unreadable(f"{self.file}: {error.strerror}") from error
+        except (OSError, OverflowError, ValueError) as error:
+            raise Unreadable(f"{self.file}: {getattr(error, 'strerror', None) or error}") from error
         finally:
             await asyncio.to_thread(file.close)
 
@@ -104,11 +110,15 @@ class Stuffer:
 
 @dataclass(slots=True)
 class Result:
-    """What the site said to one message: the answer for each address, None where none came."""
+    """What the site said to one message: the answer for each address, None where none came.
+
+    `unreadable`: it was not sent, or not to its end, because our own spool does not give it; `why` says more.
+    """
 
     letter: Letter
     answers: dict[str, Reply | None]
     why: str = ""
+    unreadable: bool = False
 
     @property
     def taken(self) -> tuple[str, ...]:

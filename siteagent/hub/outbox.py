@@ -88,6 +88,9 @@ class Outbox:
     def tell(self, result: Result) -> None:
         """What the site said to a letter that `next` handed out. Once for each."""
         out = self._out.pop(result.letter.id)
+        if result.unreadable:
+            self._set_aside(out.held, result.why)
+            return
         filing, taken = out.filing, result.taken
         if taken:
             self.messages += 1
@@ -146,10 +149,16 @@ class Outbox:
             if filing is not None:
                 self._ready.append(_Out(one, filing))
                 continue
-            queue.gone(name, one)  # set aside until the next start, or dropped meanwhile
             if one.id in damaged:
-                self._desk.emit(SpoolDamaged(what=f"message {one.id} for {name}", reason=damaged[one.id]))
+                self._set_aside(one, damaged[one.id])
+            else:
+                queue.gone(name, one)  # dropped meanwhile
         return True
+
+    def _set_aside(self, one: Held, reason: str) -> None:
+        """Not sent before the next start looks at it again: it must not stand before the others each time."""
+        self._desk.queue.gone(self._node.name, one)
+        self._desk.emit(SpoolDamaged(what=f"message {one.id} for {self._node.name}", reason=reason))
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
@@ -225,5 +234,6 @@ def _letter(filing: Filing, bodies: Path) -> Letter:
         data=filing.data,
         file=file,
         head=filing.head,
+        stored=filing.size,
         tries=filing.tries,
     )

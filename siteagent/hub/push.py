@@ -60,7 +60,10 @@ class Pusher:
         limits: Limits,
         resolve: Callable[[str], Awaitable[tuple[str, ...]]],
         emit: Emit,
+        node: Callable[[str], Node | None],
     ) -> None:
+        """`node`: one of the configuration as it is now, by its name."""
+        self._node = node
         self._desk = desk
         self._hostname = hostname
         self._limits = limits
@@ -135,11 +138,13 @@ class Pusher:
             self._over(release)
 
     def _over(self, release: Release) -> None:
-        node = release.node
-        if self._running.get(node.name) is release:
-            del self._running[node.name]
-            if release.again and node.deliver_to is not None and self._desk.queue.count(node.name):
-                self._begin(node, "etrn", self._push)
+        name = release.node.name
+        if self._running.get(name) is not release:
+            return
+        del self._running[name]
+        node = self._node(name)  # it may have gone, or be elsewhere, since this release began
+        if release.again and node is not None and node.deliver_to is not None and self._desk.queue.count(name):
+            self._begin(node, "etrn", self._push)
 
     async def _push(self, release: Release) -> None:
         outbox = Outbox(self._desk, release.node)

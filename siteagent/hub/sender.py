@@ -9,7 +9,7 @@ With DATA there is one wait a letter, for the 354 (RFC 2920 §3.1); without PIPE
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -36,7 +36,7 @@ class _Asked:
     mail: asyncio.Future[Reply] | None = None
     rcpt: list[asyncio.Future[Reply]] = field(default_factory=list)
     data: asyncio.Queue[asyncio.Future[Reply] | None] = field(default_factory=asyncio.Queue)
-    why: str = ""
+    unreadable: str = ""
 
 
 class Sender:
@@ -74,6 +74,20 @@ class Sender:
         if letter.smtputf8 and "smtputf8" not in self._features:
             return Reply(553, "5.6.7", "the site does not take SMTPUTF8")
         return None
+
+    async def _opened(self, letter: Letter, tell: Tell) -> AsyncIterator[bytes] | None:
+        """Its content, where this site can take it and our spool gives it; else that is told, and nothing is said."""
+        obstacle = self._obstacle(letter)
+        if obstacle is not None:
+            tell(Result(letter, dict.fromkeys(letter.addresses, obstacle)))
+            return None
+        pieces = letter.pieces()
+        try:
+            first = await anext(pieces)
+        except Unreadable as error:
+            tell(Result(letter, dict.fromkeys(letter.addresses), str(error), unreadable=True))
+            return None
+        return _behind(first, pieces)
 
     def _envelope(self, letter: Letter) -> list[bytes]:
         options = ""
@@ -116,7 +130,7 @@ class Sender:
                 answers[address] = reply
             else:
                 answers[address] = end
-        return Result(asked.letter, answers, asked.why)
+        return Result(asked.letter, answers, asked.unreadable, unreadable=bool(asked.unreadable))
 
     # --- the burst ----------------------------------------------------------------------------------------------------
 
@@ -133,15 +147,14 @@ class Sender:
                     if last:
                         self._pipe.say_bye()
                     break
-                obstacle = self._obstacle(letter)
-                if obstacle is not None:
-                    tell(Result(letter, dict.fromkeys(letter.addresses, obstacle)))
+                pieces = await self._opened(letter, tell)
+                if pieces is None:
                     continue
                 window.enter(letter)
                 asked, octets = self._begin(letter)
                 # From here on whoever hears tells of it, also where what follows fails.
                 under_way.put_nowait(asked)
-                await self._write_chunks(asked, octets)
+                await self._write_chunks(asked, octets, pieces)
         except Lost:
             pass  # `_hear` says so, letter by letter, and raises it
         except BaseException:
@@ -152,7 +165,7 @@ class Sender:
             await _settled(hearing)
         hearing.result()
 
-    async def _write_chunks(self, asked: _Asked, octets: bytes) -> None:
+    async def _write_chunks(self, asked: _Asked, octets: bytes, pieces: AsyncIterator[bytes]) -> None:
         letter, pipe = asked.letter, self._pipe
         small = letter.small
         try:
@@ -162,7 +175,7 @@ class Sender:
                 await pipe.drained(self._limits.silence_seconds)
                 return
             pipe.write(octets)
-            async for piece in letter.pieces():
+            async for piece in pieces:
                 asked.data.put_nowait(pipe.reply_to_come())
                 pipe.write(b"BDAT %d\r\n%b" % (len(piece), piece))
                 await pipe.drained(self._limits.silence_seconds)
@@ -171,7 +184,7 @@ class Sender:
             await pipe.drained(self._limits.silence_seconds)
         except Unreadable as error:
             # No LAST: nothing of it counts, and the next letter's RSET clears it away.
-            asked.why = str(error)
+            asked.unreadable = str(error)
         finally:
             asked.letter = letter.envelope  # a window of a hundred keeps no contents
             asked.data.put_nowait(None)
@@ -200,32 +213,26 @@ class Sender:
             reply = await self._pipe.heard(waiting, _FINAL_DOT_SECONDS)
             if end is None or end.code // 100 == 2:
                 end = reply  # behind the first refusal everything is a 503, which says nothing
-        return self._result(asked, mail, rcpt, None if asked.why else end)
+        return self._result(asked, mail, rcpt, None if asked.unreadable else end)
 
     # --- step by step -------------------------------------------------------------------------------------------------
 
     async def _steps(self, next_letter: Next, tell: Tell) -> None:
-        letter = await self._possible(next_letter, tell)
-        while letter is not None:
+        while (letter := await next_letter()) is not None:
+            pieces = await self._opened(letter, tell)
+            if pieces is None:
+                continue
             result = Result(letter, dict.fromkeys(letter.addresses))
             try:
-                result = await self._step(letter)
+                result = await self._step(letter, pieces)
             except Lost as error:
                 result.why = error.why
+                result.unreadable = isinstance(error.__cause__, Unreadable)
                 raise
             finally:
                 tell(result)
-            letter = await self._possible(next_letter, tell)
 
-    async def _possible(self, next_letter: Next, tell: Tell) -> Letter | None:
-        while (letter := await next_letter()) is not None:
-            obstacle = self._obstacle(letter)
-            if obstacle is None:
-                break
-            tell(Result(letter, dict.fromkeys(letter.addresses, obstacle)))
-        return letter
-
-    async def _step(self, letter: Letter) -> Result:
+    async def _step(self, letter: Letter, pieces: AsyncIterator[bytes]) -> Result:
         """MAIL, RCPT and DATA together where the site can, else one by one."""
         pipe, seconds = self._pipe, self._limits.command_seconds
         if self._pipelining:
@@ -247,7 +254,7 @@ class Sender:
             return self._result(asked, mail, rcpt, data)
         stuffer = Stuffer()
         try:
-            async for piece in letter.pieces():
+            async for piece in pieces:
                 pipe.write(stuffer.stuffed(piece))
                 await pipe.drained(self._limits.silence_seconds)
         except Unreadable as error:
@@ -298,6 +305,12 @@ class _Window:
         """Nobody will leave any more."""
         self.opened = True
         self._changed.set()
+
+
+async def _behind(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
 
 
 async def _settled(task: asyncio.Future[None]) -> None:

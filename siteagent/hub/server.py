@@ -213,6 +213,7 @@ class Hub:
             limits=configuration.limits,
             resolve=self._resolver.resolve,
             emit=self.emit,
+            node=self._node,
         )
         self.front = Front(
             lambda: self.table,
@@ -268,6 +269,9 @@ class Hub:
         if isinstance(found, str) and self.queue.bytes(found) >= self.table.nodes[found].max_queue_bytes:
             return _FULL
         return found
+
+    def _node(self, name: str) -> Node | None:
+        return self.table.nodes.get(name)
 
     def _new_id(self) -> str:
         self._ids += 1

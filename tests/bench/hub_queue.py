@@ -267,7 +267,7 @@ def _ms(values: Sequence[float], percent: int) -> str:
     if not values:
         return "-"
     ordered = sorted(values)
-    value = median(ordered) if percent == 50 else ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+    value = median(ordered) if percent == 50 else ordered[-(-len(ordered) * percent // 100) - 1]
     return f"{value * 1000:.1f}"
 
 

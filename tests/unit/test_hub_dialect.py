@@ -166,6 +166,18 @@ def test_s58_the_eleventh_ask_in_a_minute_is_458(tmp_path: Path) -> None:
 # --- AUTH -------------------------------------------------------------------------------------------------------------
 
 
+def test_s58_a_storm_of_refused_asks_in_one_session_ends_it(tmp_path: Path) -> None:
+    async def script(running: Running, peer: Peer) -> None:
+        peer.send(b"ETRN nobody.example\r\n" * 500)
+        codes = []
+        while (reply := await peer.reply())[:3] in ("459", "458"):
+            codes.append(reply[:3])
+        assert (reply[:3], len(codes)) == ("421", 100)
+        assert len(running.of("node.asked")) == 101
+
+    talk(tmp_path, script)
+
+
 def test_a_password_is_not_taken_in_clear(tmp_path: Path) -> None:
     async def script(running: Running, peer: Peer) -> None:
         assert await peer.code("AUTH PLAIN AG9mZmljZQBzZXNhbWU=") == 538

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from siteagent.config.convert import changed
 from siteagent.config.sections import Limits, Undeliverable
 from tests.fakes import FakeSpool
 from tests.hub import Running, hub, node, site
@@ -440,6 +441,42 @@ def test_without_a_relay_what_expires_is_held_and_shown(tmp_path: Path) -> None:
     assert running.hub.queue.count("office.example") == 1
     (warning,) = running.hub.document()["warnings"]
     assert warning["name"] == "expired"
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_an_ask_that_waits_behind_a_push_goes_by_the_configuration_of_then(tmp_path: Path, gone: bool) -> None:
+    """While a push runs its node is taken out, or put elsewhere; the next one goes there, or nowhere."""
+    first, second = asyncio.Event(), asyncio.Event()
+    may_end = asyncio.Event()
+    taken: list[bytes] = []
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert not first.is_set(), "nobody comes here a second time"
+        first.set()
+        await may_end.wait()
+
+    async def new(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        second.set()
+        await smtp(contents=taken)(reader, writer)
+
+    async def run() -> None:
+        async with odd_site(slow) as before, odd_site(new) as after, hub(tmp_path, office(before)) as running:
+            await running.fill([MAIL])
+            for _ in range(2):
+                running.hub.front.release("office.example", account=None, peer="p")
+            await first.wait()
+            other = changed(running.hub.configuration, node=() if gone else tuple(office(after)))
+            await running.hub.apply(other)
+            may_end.set()
+            await running.released(1 if gone else 2)
+            await running.until(lambda: not running.hub._pusher.running("office.example"))
+            assert (running.hub.queue.count("office.example"), len(taken)) == ((1, 0) if gone else (0, 1))
+            assert running.notes == []
+
+    def office(address: str) -> list[Any]:
+        return [node(deliver_to=address, etrn_without_auth=True)]
+
+    asyncio.run(run())
 
 
 def test_an_ask_while_a_push_runs_is_not_forgotten(tmp_path: Path) -> None:

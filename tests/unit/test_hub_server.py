@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 from pathlib import Path
@@ -14,6 +15,7 @@ from siteagent.errors import CannotCreate
 from siteagent.hub.server import drop_now
 from siteagent.store import requests
 from tests.hub import Running, hub, node
+from tests.unit.test_hub_push import odd_site, smtp
 
 MAIL = b"Subject: %d\r\n\r\nhello\r\n"
 
@@ -56,6 +58,51 @@ def test_a_damaged_row_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "2" in damage.what
     assert running.hub.queue.count("office.example") == 2
     assert [warning["name"] for warning in running.hub.document()["warnings"]] == ["damaged"]
+
+
+COLUMNS = ["name", "accepted", "session", "sender", "received", "flags", "size", "bare", "file", "head", "body"]
+VALUES = ["NULL", "''", "x'ff00fe'", "-1", "1e300", "9223372036854775807", "-9223372036854775808", "'\u2603\n'"]
+
+
+@pytest.mark.parametrize("table", ["message", "delivery"])
+def test_whatever_stands_in_a_row_the_others_go_and_the_hub_is_fine(tmp_path: Path, table: str) -> None:
+    """Every column, every kind of wrong value, one message each; between them stand good ones."""
+    columns = COLUMNS if table == "message" else ["target", "addresses", "tries", "next_try", "reason"]
+    cases = [(column, value) for column in columns for value in VALUES]
+    filled(tmp_path, 2 * len(cases))
+    with sqlite3.connect(tmp_path / "state" / "spool.sqlite") as connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        schema = "UPDATE sqlite_master SET sql=replace(replace(sql, ' NOT NULL', ''), ' DEFAULT 0', '') WHERE name=?"
+        connection.execute(schema, (table,))
+    damaged = 0
+    with sqlite3.connect(tmp_path / "state" / "spool.sqlite") as connection:
+        key = "id" if table == "message" else "message"
+        ids = [identity for (identity,) in connection.execute("SELECT id FROM message ORDER BY id")]
+        for (column, value), identity in zip(cases, ids[1::2], strict=True):
+            with contextlib.suppress(sqlite3.IntegrityError):
+                connection.execute(f"UPDATE {table} SET {column}={value} WHERE {key}=?", (identity,))
+                damaged += 1
+    assert damaged > len(cases) * 0.8
+    contents: list[bytes] = []
+
+    async def run() -> Running:
+        async with (
+            odd_site(smtp(contents=contents)) as address,
+            hub(tmp_path, [node(deliver_to=address, etrn_without_auth=True, max_connections=1)]) as running,
+        ):
+            running.hub.front.release("office.example", account=None, peer="p")
+            await running.released()
+            await running.hub.expire()
+            json.dumps(running.hub.document())
+            return running
+
+    running = asyncio.run(run())
+    assert running.notes == []
+    subjects = {content.partition(b"Subject: ")[2].partition(b"\r\n")[0] for content in contents}
+    assert {b"%d" % n for n in range(0, 2 * len(cases), 2)} <= subjects, "every good one went"
+    document = json.loads((tmp_path / "state" / "status.json").read_text())
+    assert document["state"] == "stopped"
+    assert running.of("spool.damaged") or table == "delivery"
 
 
 def test_two_hubs_do_not_share_a_state_directory(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""A hub before sites that go wrong: at each verb, each kind of refusal; whatever they do, nothing is lost.
+
+After the bad push comes a good one: it brings exactly what the site had not answered 250 for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from siteagent.config.sections import Limits, Undeliverable
+from tests.hub import Running, hub, node
+from tests.unit.test_hub_push import MAIL, odd_site, smtp
+
+VERBS = ("greeting", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "end")
+ANSWERS = {
+    "4yz": "451 4.3.0 not now",
+    "421": "421 4.3.2 going down",
+    "5yz": "554 5.7.1 never",
+    "garbage": "what do you want",
+    "two": "250 ok\r\n250 and ok again",
+    "hang up": "",
+    "half a line": "25",
+    "8-bit": "550 5.1.1 caf\u00e9 \udce9",
+}
+KINDS = {"bare": (), "pipelining": ("PIPELINING",), "chunking": ("PIPELINING", "CHUNKING")}
+
+
+def wicked(verb: str, answer: str, keywords: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    """A site that answers `answer` at `verb`, and well otherwise. An empty answer, or half of one, ends it."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def say(at: str, usual: str) -> bool:
+            text = answer if at == verb else usual
+            whole = text not in ("", "25")
+            writer.write((text + ("\r\n" if whole else "")).encode("utf-8", "surrogateescape"))
+            return whole
+
+        if not say("greeting", "220 site.example"):
+            return
+        lines = ["site.example", *keywords]
+        hello = "\r\n".join(f"250{'-' if n < len(lines) - 1 else ' '}{word}" for n, word in enumerate(lines))
+        while line := (await reader.readuntil(b"\r\n")).decode():
+            word, _, rest = line.strip().partition(" ")
+            usual = {"EHLO": hello, "HELO": "250 site", "QUIT": "221 bye", "DATA": "354 go on"}.get(word, "250 ok")
+            if word == "BDAT":
+                await reader.readexactly(int(rest.split()[0]))
+            if not say(word, usual):
+                return
+            if word == "DATA" and (verb != "DATA"):
+                while await reader.readuntil(b"\r\n") != b".\r\n":
+                    pass
+                if not say("end", "250 taken"):
+                    return
+            if word == "QUIT":
+                return
+
+    return talk
+
+
+async def released(running: Running, count: int):  # type: ignore[no-untyped-def]
+    assert running.hub.front.release("office.example", account=None, peer="p").code == 250
+    ended = await running.released(count)
+    await running.until(lambda: not running.hub._pusher.running("office.example"))
+    return ended
+
+
+def pushed_twice(tmp_path: Path, verb: str, answer: str, keywords: tuple[str, ...], **options: object) -> Running:
+    """Two messages; a push to the wicked site, then one to a good one."""
+
+    async def run() -> Running:
+        good: list[bytes] = []
+        sites = [wicked(verb, answer, keywords), smtp(contents=good)]
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await sites[0](reader, writer)
+
+        limits = Limits(command_seconds=0.5, silence_seconds=0.5, connect_seconds=1)
+        async with odd_site(talk) as address:
+            nodes = [node(deliver_to=address, etrn_without_auth=True, max_connections=1, **options)]
+            async with hub(tmp_path, nodes, limits=limits) as running:
+                await running.fill([MAIL, MAIL])
+                ended = await released(running, 1)
+                del sites[0]
+                if ended.left:
+                    await released(running, 2)
+                assert len(good) == ended.left, "what was not taken comes, and nothing else"
+                await running.until(lambda: running.hub.queue.count("office.example") == 0)
+                return running
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", ANSWERS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_whatever_a_site_answers_its_mail_is_held_and_comes_with_the_next_push(
+    tmp_path: Path, verb: str, what: str, kind: str, is_long: bool
+) -> None:
+    turn = list(KINDS)[(list(VERBS).index(verb) + list(ANSWERS).index(what)) % len(KINDS)]
+    if kind != turn and not is_long:
+        return  # each answer at each verb by one kind of site; by every kind in the long form
+    if (verb == "BDAT") != (kind == "chunking") and verb in ("BDAT", "DATA", "end"):
+        return  # that site never hears this verb
+    running = pushed_twice(tmp_path, verb, ANSWERS[what], KINDS[kind])
+    assert running.notes == [], "nothing of ours failed"
+    assert len(running.of("message.sent")) == 2, "each message was taken once"
+
+
+def test_with_undeliverable_bounce_only_a_5yz_is_given_up_and_nothing_without_a_relay(tmp_path: Path) -> None:
+    running = pushed_twice(tmp_path, "RCPT", ANSWERS["5yz"], (), undeliverable=Undeliverable.BOUNCE)
+    assert running.of("message.returned") == []
+    assert len(running.of("message.sent")) == 2

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.sides import DOMAIN, Side, Trouble
+from tests.bench.sides import DOMAIN, Side, Trouble, put_aside
 
 _DISK_SOURCE = Path(__file__).with_name("disk.c")
 _PATIENCE_SECONDS = 120.0
@@ -121,8 +121,7 @@ class Disk:
         argv = [self._program, self._directory, str(threads), str(cell.messages), str(cell.bytes)]
         os.sync()
         done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, check=True)
-        for entry in list(os.scandir(self._directory / "new")):
-            os.unlink(entry)
+        put_aside(self._directory / "new")
         return cell.messages / float(done.stdout)
 
 

@@ -79,8 +79,7 @@ class Side:
 
     def empty(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            for entry in list(os.scandir(self.new)):
-                os.unlink(entry)
+            put_aside(self.new)
 
     def cpu_seconds(self) -> float:
         """User and system time of all its processes, of those too that have ended."""
@@ -276,6 +275,22 @@ class Postfix(Side):
                 env={**os.environ, "PATH": path},
                 check=True,
             )
+
+
+def put_aside(folder: Path) -> None:
+    """Makes `folder` empty without deleting a file: what stood in it is cut to nothing and moved out of the way.
+
+    On ext4 without a journal each new file first looks at every inode near it that was deleted in the last minutes:
+    deleting a thousand files here was seen to cost the next load half of its CPU time.
+    """
+    status = folder.stat()
+    aside = folder.with_name(f"{folder.name}-{time.monotonic_ns()}")
+    folder.rename(aside)
+    folder.mkdir()
+    os.chown(folder, status.st_uid, status.st_gid)
+    folder.chmod(status.st_mode & 0o7777)
+    for entry in os.scandir(aside):
+        os.truncate(entry, 0)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ _RANK = {Severity.DEBUG: 0, Severity.INFO: 1, Severity.WARNING: 2, Severity.ERRO
 _PRIORITY = {Severity.DEBUG: 7, Severity.INFO: 6, Severity.WARNING: 4, Severity.ERROR: 3}  # sd-daemon(3)
 _TAKEN = frozenset({"time", "level", "event"})
 _AMBIGUOUS = re.compile(r'[ "=\\]')
+_BARE = re.compile(r"[!#-<>-\[\]-~]{1,200}")  # printable ASCII but for `_AMBIGUOUS`: nothing to hide, cut or escape
 
 
 def timestamp(at: datetime, *, milliseconds: bool = False) -> str:
@@ -112,13 +113,16 @@ def _json_value(value: FieldValue) -> object:
 
 
 def _text_value(value: FieldValue) -> str:
+    if isinstance(value, str):
+        return value if _BARE.fullmatch(value) else quoted(_cut(mask_echo(value)))
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, tuple):
-        return quoted(_cut(",".join(mask_echo(item) for item in value)))
-    return quoted(_cut(mask_echo(value))) if isinstance(value, str) else str(value)
+        whole = ",".join(value)
+        return whole if _BARE.fullmatch(whole) else quoted(_cut(",".join(map(mask_echo, value))))
+    return str(value)
 
 
 def _cut(text: str) -> str:
@@ -134,6 +138,8 @@ def quoted(text: str) -> str:
 
 def escaped(text: str) -> str:
     """`text` as the inside of a JSON string, printable characters beyond ASCII kept."""
+    if text.isprintable():
+        return text.replace("\\", "\\\\").replace('"', '\\"')
     return "".join(c if c.isprintable() and c not in '"\\' else json.dumps(c)[1:-1] for c in text)
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from siteagent.events import (
     Event,
@@ -39,7 +38,6 @@ _PEERS_REMEMBERED = 1000  # anybody may knock, and IPv6 has addresses for everyb
 _OF_PROVIDERS = ("peer-refused", "silence", "refused", "held-back", "no-round", "tls", "heartbeat")
 
 Observer = Callable[[Event], None]
-_T = TypeVar("_T")
 
 
 class Teller:
@@ -90,19 +88,22 @@ class Teller:
         self._log.write(stamped)
         self.fold.fold(stamped)
         self._record(stamped)
-        self._safely(self.hooks, stamped)
+        # A session that emits must not pay with a 451 for a hook's or a terminal's trouble.
+        try:
+            self.hooks(stamped)
+        except Exception as error:
+            self._complain(error)
         for observer in self.observers:
-            self._safely(observer, event)
+            try:
+                observer(event)
+            except Exception as error:
+                self._complain(error)
         for warning in self._warned(event):
             self.emit(warning)
         self.changed(now=urgent(event))
 
-    def _safely(self, hear: Callable[[_T], None], what: _T) -> None:
-        """A session that emits must not pay with a 451 for a hook's or a terminal's trouble."""
-        try:
-            hear(what)
-        except Exception as error:
-            self.note(f"whoever hears of events failed: {type(error).__name__}: {error}", severity=Severity.ERROR)
+    def _complain(self, error: Exception) -> None:
+        self.note(f"whoever hears of events failed: {type(error).__name__}: {error}", severity=Severity.ERROR)
 
     def note(self, text: str, *, severity: Severity = Severity.INFO) -> None:
         """A line for the log that is no event."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -35,6 +36,16 @@ def _plain_network(network: Network) -> Network:
     return network
 
 
+@lru_cache(maxsize=256)  # asked three times a session, and a provider comes from a few addresses
+def _parsed(peer: str) -> tuple[int, int, int] | None:
+    """An address as (number, version, bits); None for a text that is none."""
+    try:
+        address = ipaddress.ip_address(plain_peer(peer))
+    except ValueError:
+        return None
+    return int(address), address.version, address.max_prefixlen
+
+
 class PeerTable:
     """Networks of all providers; immutable, made anew when a name resolves to something else."""
 
@@ -54,15 +65,14 @@ class PeerTable:
 
     def candidates(self, peer: str) -> tuple[str, ...]:
         """Providers whose longest matching prefix is the longest of all; several at a tie; () for a stranger."""
-        try:
-            address = ipaddress.ip_address(plain_peer(peer))
-        except ValueError:
+        address = _parsed(peer)
+        if address is None:
             return ()
-        number = int(address)
+        number, of_version, bits = address
         for (version, length), held in self._rules:
-            if version != address.version:
+            if version != of_version:
                 continue
-            shift = address.max_prefixlen - length
+            shift = bits - length
             names = held.get(number >> shift << shift)
             if names:
                 return names

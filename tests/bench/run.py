@@ -2,7 +2,8 @@
 
     python tests/bench/run.py                       # about half an hour, of which nothing else should run
     python tests/bench/run.py --parts start growth  # some of it
-    python tests/bench/run.py --write               # also into docs/performance.md, with machine, date and command
+    python tests/bench/run.py --write               # also into docs/performance.md, with machine, date and command;
+                                                    # with --parts these sections alone, the others stay
     python tests/bench/run.py --short               # each thing once and small: whether it runs, not how fast
 
 The parts are commands of their own, beside this one, and each says in its --help how it measures: receive.py, push.py,
@@ -69,20 +70,18 @@ def number(value: float) -> str:
 
 
 def receive(found: dict[str, Any]) -> Iterator[Row]:
-    """Taken is "CELL, SIDE": [promised, filed, cpu, memory] of each round; all sides of a cell have equally many."""
+    """`taken` has for "CELL, SIDE" one [promised, filed, cpu, memory] a round; the loads of a cell are the same."""
     taken: dict[str, dict[str, list[list[float]]]] = {}
     for key, values in found["taken"].items():
         cell, _, side = key.rpartition(", ")
         taken.setdefault(cell, {})[side] = values
     for cell, sides in taken.items():
-        ours = sides["ours"]
-        for side, beside in (("postfix", "Postfix"), ("stock", "plain aiosmtpd")):
+        ours = sides.pop("ours")
+        for side, beside in (("postfix", "Postfix"), ("stock", "plain aiosmtpd"), ("nothing", "ours, keeping nothing")):
             if side in sides:
-                speed = _median(sides[side], 1) / _median(ours, 1)
-                yield Row(f"{cell}: speed until filed, {beside} = 1", speed, beside, 1.0)
+                yield Row(f"{cell}: until all is filed, s", _median(ours, 1), beside, _median(sides[side], 1))
         if "postfix" in sides:
-            cpu = _median(ours, 2) / _median(sides["postfix"], 2)
-            yield Row(f"{cell}: CPU, Postfix = 1", cpu, "Postfix", 1.0)
+            yield Row(f"{cell}: CPU, s", _median(ours, 2), "Postfix", _median(sides["postfix"], 2))
 
 
 def _median(rounds: Sequence[Sequence[float]], column: int) -> float:
@@ -235,21 +234,26 @@ def printed(found: dict[str, list[Row]]) -> str:
     return text
 
 
-def page(found: dict[str, list[Row]], *, command: str, day: str) -> str:
-    """The same as Markdown, with what was run, when and on what."""
-    text = f"Measured on {day} by `{command}` on {machine()}.\n"
+def sections(found: dict[str, list[Row]], *, day: str) -> dict[str, str]:
+    """The same as Markdown, by title, each with what was run, when and on what."""
+    made = {}
     for name, rows in found.items():
-        text += f"\n### {PARTS[name].title}\n\n| {' | '.join(HEAD)} |\n|---|---:|---|---:|---:|\n"
-        text += "".join(f"| {' | '.join(row.cells())} |\n" for row in rows)
-    return text
+        text = f"`python tests/bench/run.py --parts {name}`, {day}, {machine()}.\n\n"
+        text += f"| {' | '.join(HEAD)} |\n|---|---:|---|---:|---:|\n"
+        made[PARTS[name].title] = text + "".join(f"| {' | '.join(row.cells())} |\n" for row in rows)
+    return made
 
 
-def write(text: str, path: Path = PAGE) -> None:
-    """Puts the figures between their marks; what is written by hand around them stays."""
+def write(made: dict[str, str], path: Path = PAGE) -> None:
+    """Puts the sections between their marks; others that are there, and what is written by hand, stay."""
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, mark, after = rest.partition(END)
+    kept, mark, after = rest.partition(END)
     if not mark:
         raise RuntimeError(f"{path.name} has no place for the figures: {BEGIN}")
+    there = {title: body.strip() + "\n" for title, body in re.findall(r"^## (.+)\n([^#]+)", kept, re.MULTILINE)}
+    there |= made
+    titles = [part.title for part in PARTS.values() if part.title in there]
+    text = "\n".join(f"## {title}\n\n{there[title]}" for title in titles)
     path.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")
 
 
@@ -276,9 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = True
             print(f"error: {problem}", file=sys.stderr)
     print(printed(found))
-    if options.write and not failed:
-        words = ["python tests/bench/run.py", *(["--parts", *options.parts] if len(options.parts) < len(PARTS) else [])]
-        write(page(found, command=" ".join([*words, "--write"]), day=f"{datetime.now(UTC):%Y-%m-%d}"))
+    if options.write:
+        write(sections(found, day=f"{datetime.now(UTC):%Y-%m-%d}"))
     return 1 if failed else 0
 
 

@@ -26,97 +26,31 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import growth
+from tests.bench.growth import write_memory, write_past
 from tests.e2e.hub import ODMR_PORT, Hub
 from tests.e2e.lab import Agent, Lab, LabError, PostfixProvider, nothing_left
 from tests.e2e.messages import ALICE, BOB, CAROL, DAVE, simple
 from tests.faults.account import Account
+from tests.faults.growth import Report, Sample, tell
 
 STEADY_BOXES = {"alice": (ALICE,), "bob": (BOB,)}
 MORTAL_BOXES = {"carol": (CAROL,), "dave": (DAVE,)}
 SIZES = (800, 2_000, 20_000, 100_000, 300_000, 600_000)  # below and above what the spool keeps in its database
 EVENTS = {"nothing": 12, "flap": 3, "kill": 3, "cut": 2, "spool full": 1, "mailboxes full": 1}
 """What happens in a cycle, and how often of all."""
-MOST_GROWTH = 0.05
-LONG_ENOUGH_SECONDS = 600  # below it, caches that fill and threads that are made at need outweigh what leaks
 DISK = "64m"
 PAST = 30_000
 """Messages that the two have behind them when they start: else the page caches of their databases (three megabytes in
 all) fill while they are watched, and that looks like a leak."""
 SPARING = "quiet_seconds = 1\nretry_seconds = [0, 5]"  # a hub hears ten asks a minute
 QUICK = "quiet_seconds = 1\nfirst_connection_seconds = 4\nretry_seconds = [0, 0.5, 1]"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One look at a process at rest."""
-
-    at: float
-    descriptors: int
-    threads: int
-    resident: int
-
-    @classmethod
-    def of(cls, pid: int, at: float) -> Sample:
-        status = Path(f"/proc/{pid}/status").read_text()
-
-        def field_of(name: str) -> int:
-            return int(status.partition(f"\n{name}:")[2].split()[0])
-
-        return cls(at, len(os.listdir(f"/proc/{pid}/fd")), field_of("Threads"), field_of("VmRSS") * 1024)
-
-
-@dataclass
-class Report:
-    """What the run was, and what it saw."""
-
-    seed: int
-    seconds: float = 0.0
-    cycles: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    events: Counter[str] = field(default_factory=Counter)
-    samples: dict[str, list[Sample]] = field(default_factory=lambda: {"steady agent": [], "hub": []})
-    problems: list[str] = field(default_factory=list)
-    sent: int = 0
-    filed: int = 0
-
-    def document(self) -> dict[str, Any]:
-        """For JSON. (`dataclasses.asdict` makes no Counter out of a Counter.)"""
-        samples = {who: [asdict(one) for one in those] for who, those in self.samples.items()}
-        counted = {name: dict(getattr(self, name)) for name in ("cycles", "outcomes", "events")}
-        return {**vars(self), **counted, "samples": samples}
-
-    def windows(self, who: str) -> list[tuple[str, float, float, float]]:
-        """(when, descriptors, threads, octets) at the start, in the middle and at the end."""
-        found = []
-        for when, begin, end in (("start", 0.05, 0.15), ("middle", 0.45, 0.55), ("end", 0.90, 1.01)):
-            inside = [one for one in self.samples[who] if begin <= one.at / self.seconds < end] or self.samples[who]
-            columns = ([getattr(one, name) for one in inside] for name in ("descriptors", "threads", "resident"))
-            descriptors, threads, octets = (median(column or [0]) for column in map(list, columns))
-            found.append((when, descriptors, threads, octets))
-        return found
-
-    def growth(self) -> list[str]:
-        """What grew by more than may be."""
-        grown = []
-        for who in self.samples:
-            start, _, end = self.windows(who)
-            looked_at = {"descriptors": 1}
-            if self.seconds >= LONG_ENOUGH_SECONDS:
-                looked_at |= {"threads": 2, "memory": 3}
-            for what, column in looked_at.items():
-                if end[column] > start[column] * (1 + MOST_GROWTH):
-                    grown.append(f"{who}: {what} grew from {start[column]:.0f} to {end[column]:.0f}")
-        return grown
 
 
 class Soak:
@@ -155,8 +89,8 @@ class Soak:
                 "limits": limits,
             },
         )
-        growth.write_past(self.steady.state, PAST)
-        growth.write_memory(self.hub.state, PAST)
+        write_past(self.steady.state, PAST)
+        write_memory(self.hub.state, PAST)
         self._accounts = {"steady": Account(STEADY_BOXES), "mortal": Account(MORTAL_BOXES)}
 
     def cycle(self, event: str) -> None:
@@ -370,28 +304,6 @@ def soak(*, seed: int, minutes: float | None, cycles: int | None) -> Report:
             run.finish()
     report.problems += report.growth()
     return report
-
-
-def tell(report: Report) -> None:
-    total = sum(report.cycles.values())
-    print(f"\nseed {report.seed}; {report.seconds / 60:.1f} minutes, {total} cycles: {_list(report.cycles)}")
-    print(f"rounds: {_list(report.outcomes)}")
-    print(
-        f"{report.sent} messages sent, {report.filed} files; {report.events['message.duplicate']} came twice and were"
-    )
-    print(f"filed once; {report.events['filing.failed']} times a mailbox could not be written\n")
-    print(f"{'':14}{'':8}{'descriptors':>12}{'threads':>9}{'memory':>11}")
-    for who in report.samples:
-        for when, descriptors, threads, octets in report.windows(who):
-            print(f"{who:14}{when:8}{descriptors:12.0f}{threads:9.0f}{octets / (1 << 20):7.1f} MiB")
-    print()
-    for problem in report.problems:
-        print(f"PROBLEM {problem}")
-    print(f"{len(report.problems)} problems")
-
-
-def _list(counted: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counted.most_common())
 
 
 def _say(text: str) -> None:

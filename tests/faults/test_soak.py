@@ -7,7 +7,7 @@ import random
 
 import pytest
 from tests.faults import soak
-from tests.faults.soak import MOST_GROWTH, Report, Sample
+from tests.faults.growth import MOST_GROWTH, Report, Sample, tell
 
 
 def growing(**last: float) -> Report:
@@ -39,5 +39,5 @@ def test_s65_flaps_kills_cuts_and_full_disks_lose_nothing_and_leave_no_descripto
     seed = int(os.environ.get("SITEAGENT_SEED", random.SystemRandom().randrange(1_000_000)))
     print(f"SITEAGENT_SEED={seed}")
     report = soak.soak(seed=seed, minutes=None, cycles=2)
-    soak.tell(report)
+    tell(report)
     assert report.problems == [] and report.filed > 0

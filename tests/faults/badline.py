@@ -3,6 +3,7 @@
     python tests/faults/badline.py                     # every row
     python tests/faults/badline.py --sample 3          # three rows, chosen by the seed, which is printed
     python tests/faults/badline.py --rows dot --rows banner    # the rows with such a word in their names
+    python tests/faults/badline.py --rows TLS --octets 3000 90000   # after so many octets, whatever they mean
 
 The cuts work on packets between two network namespaces: from the packet on that holds the named octets, nothing gets
 through on that connection, either way, and no end is told. The rows of a mail session are tried with a Postfix that
@@ -275,8 +276,11 @@ WEATHER: dict[str, tuple[Callable[[Bench, Row], None], int]] = {
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-def rows(seed: int) -> dict[str, tuple[str, Callable[[Bench], Row]]]:
-    """Every row there is: its name, the kind of bench that it needs, and what to do there."""
+def rows(seed: int, *, octets: Sequence[int] = ()) -> dict[str, tuple[str, Callable[[Bench], Row]]]:
+    """Every row there is: its name, the kind of bench that it needs, and what to do there.
+
+    `octets`: after how many of them, in IP packets to the site, lines with TLS are cut; by default chosen by the seed.
+    """
     chance = random.Random(seed)
     made: dict[str, tuple[str, Callable[[Bench], Row]]] = {}
 
@@ -288,11 +292,10 @@ def rows(seed: int) -> dict[str, tuple[str, Callable[[Bench], Row]]]:
     for cut in CUTS:
         if cut.dialogue == "mail":
             add("one by one", f"{cut.name}, one by one", cut)
-    for _ in range(RANDOM_CUTS):
-        octets = chance.randint(300, 160_000)
-        add("tls", f"after {octets} octets, with TLS", Cut("mail", "", _after(octets)))
-    for number, (name, (during, octets)) in enumerate(WEATHER.items()):
-        mail = simple(3, octets=octets, recipients=(ALICE, BOB), first=50_000 + 10 * number)
+    for count in octets or [chance.randint(300, 160_000) for _ in range(RANDOM_CUTS)]:
+        add("tls", f"after {count} octets, with TLS", Cut("mail", "", _after(count)))
+    for number, (name, (during, size)) in enumerate(WEATHER.items()):
+        mail = simple(3, octets=size, recipients=(ALICE, BOB), first=50_000 + 10 * number)
         made[name] = (
             "weather",
             lambda bench, name=name, during=during, mail=mail: bench.row(name, lambda row: during(bench, row), mail),
@@ -343,10 +346,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", action="append", metavar="WORDS", help="only rows whose name has these words in it")
     parser.add_argument("--sample", type=int, metavar="N", help="only so many rows, chosen by the seed")
     parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument(
+        "--octets", type=int, nargs="+", default=[], metavar="N", help="cut lines with TLS after so many"
+    )
     options = parser.parse_args(argv)
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
     print(f"seed {seed}")
-    chosen = rows(seed)
+    chosen = rows(seed, octets=options.octets)
     if options.rows:
         chosen = {name: row for name, row in chosen.items() if any(words in name for words in options.rows)}
     if options.sample:

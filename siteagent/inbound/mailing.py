@@ -107,6 +107,7 @@ class Mailing(Manners):
         if transaction.content is not None:
             self.out_of_order(says.BDAT_GOES_ON)
             return
+        transaction.named += 1
         found = address.rcpt_argument(argument)
         if isinstance(found, Fault):
             transaction.refused = True
@@ -122,8 +123,9 @@ class Mailing(Manners):
             self.wrong(says.NEEDS_SMTPUTF8)
             return
         whole = path.address
-        if len(transaction.recipients) >= self.reception.listener.max_recipients:
-            # RFC 5321 §4.5.3.1.10: 452, the rest comes in another transaction. Told once, or it would fill the log.
+        if transaction.named > self.reception.listener.max_recipients:
+            # RFC 5321 §4.5.3.1.10: 452, the rest comes in another transaction. Told once, or it would fill the log; and
+            # refused ones count, or they would: ten octets of log and journal for one that was sent.
             if transaction.told_too_many:
                 self.say(says.TOO_MANY_RECIPIENTS)
             else:

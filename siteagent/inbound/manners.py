@@ -230,7 +230,7 @@ class Manners(Channel):
         elif self.in_message:
             self.out_of_order(says.TLS_IN_MAIL)
         elif context is None:
-            self.say(says.TLS_UNAVAILABLE)
+            self.idle(says.TLS_UNAVAILABLE)
         elif self._inbox:
             # RFC 3207 §4.2, and every STARTTLS injection since: what came in clear must not be read as sent in TLS.
             self.end(says.TLS_AND_MORE, "sent more behind STARTTLS")

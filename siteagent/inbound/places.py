@@ -9,6 +9,7 @@ No I/O and no clock here: what is done with a place, and when it is given up, is
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict, deque
 from typing import Protocol
 
@@ -102,6 +103,16 @@ class Places:
         return found
 
 
+def _network_of(peer: str) -> str:
+    """An IPv6 address as its first 64 bits, all else as it is."""
+    if ":" not in peer:
+        return peer
+    try:
+        return str(ipaddress.IPv6Network((ipaddress.IPv6Address(peer).packed[:8] + bytes(8), 64)))
+    except ValueError:
+        return peer
+
+
 _READ_BYTES = 262_144
 _TOLD_EACH = 20
 _TOLD_ADDRESSES = 500
@@ -117,10 +128,14 @@ class House:
         self._told: OrderedDict[str, list[float]] = OrderedDict()
 
     def may_tell(self, peer: str, now: float) -> bool:
-        """Whether a refusal of `peer` may be reported: a scanner must not fill the journal. 20 a minute each."""
-        entry = self._told.get(peer)
+        """Whether a refusal of `peer` may be reported: a scanner must not fill the log. 20 a minute each.
+
+        An IPv6 network of 64 bits counts as one: whoever has one address there has 2**64.
+        """
+        whose = _network_of(peer)
+        entry = self._told.get(whose)
         if entry is None or now - entry[0] > 60:
-            entry = self._told[peer] = [now, 0]
+            entry = self._told[whose] = [now, 0]
             if len(self._told) > _TOLD_ADDRESSES:
                 self._told.popitem(last=False)
         entry[1] += 1

@@ -69,6 +69,7 @@ TOO_BIG_NOW = Reply(452, "4.3.4", "too big for this line now, try again later")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients, send the rest in another message")
 
 # Content.
+CHUNK_TAKEN = Reply(250, "2.0.0", "chunk taken")
 GO_AHEAD = Reply(354, "", "end with CRLF.CRLF")
 BARE_NEWLINE = Reply(550, "5.5.2", "line ends must be CRLF")
 LOOP = Reply(554, "5.4.6", "too many Received lines, this is a loop")

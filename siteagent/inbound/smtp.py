@@ -195,12 +195,19 @@ class Dialect(Mailing):
         elif content.refusal is not None:
             # RFC 3030 §2: after a refused chunk the transaction has failed; the chunks behind it are read over.
             self._refuse_content(transaction, content.refusal)
-        else:
-            self.say(Reply(250, "2.0.0", "chunk taken"))
+        elif octets:
+            self.say(says.CHUNK_TAKEN)
             self._watch_backlog(transaction)
+        else:
+            self.idle(says.CHUNK_TAKEN)
 
     def _watch_backlog(self, transaction: Transaction) -> None:
+        """While more of a message comes: whether there is still room, and whether the writer keeps up."""
         content, writer = transaction.content, transaction.held
+        keep_free = self.reception.listener.min_free_bytes
+        if content is not None and content.writer is not None and not self.reception.spool.room(0, keep_free=keep_free):
+            # Nobody knows how long it will be: the rest is read over, or one message could fill the disk.
+            content.refuse(says.NO_ROOM)
         if writer is not None and content is not None and content.writer is not None and writer.backlog > _MAX_BACKLOG:
             self.writer_full()
 

@@ -7,13 +7,14 @@ from siteagent.store.spool import BodyWriter, Envelope
 
 
 class Transaction:
-    """From MAIL to the answer to its end. `recipients`: (address, target), in order."""
+    """From MAIL to the answer to its end. `recipients`: (address, target), in order; `named`: how many were tried."""
 
     __slots__ = (
         "content",
         "eight_bit",
         "envelope",
         "held",
+        "named",
         "recipients",
         "refused",
         "sender",
@@ -30,6 +31,7 @@ class Transaction:
         self.eight_bit = eight_bit
         self.smtputf8 = smtputf8
         self.recipients: list[tuple[str, str]] = []
+        self.named = 0
         self.refused = False
         self.told_too_many = False
         self.content: Content | None = None

@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 import ssl
+import struct
 import sys
 import time
 import tracemalloc
@@ -25,6 +26,7 @@ from siteagent.config.sections import BareNewline
 from siteagent.events import Event
 from siteagent.inbound.admission import PeerTable
 from siteagent.inbound.channel import Channel
+from siteagent.inbound.connection import Phase
 from siteagent.inbound.listener import Listener
 from siteagent.inbound.reception import Owner
 from siteagent.inbound.smtp import Dialect
@@ -327,6 +329,20 @@ def test_s07_a_hundred_idle_verbs_and_then_421(verb: str) -> None:
     Bench().run(talk)
 
 
+@pytest.mark.parametrize("line", ["BDAT 0", "STARTTLS"])
+def test_s07_what_does_nothing_by_another_name_counts_too(line: str) -> None:
+    async def talk(bench: Bench) -> None:
+        peer = await bench.friend()
+        await peer.envelope()
+        if line == "STARTTLS":  # which there is none here
+            await peer.say("RSET")
+        answers = [(await peer.say(line))[:3] for _ in range(101)]
+        assert set(answers[:99]) <= {"250", "454"}
+        assert answers[-1] in ("421", "")
+
+    Bench().run(talk)
+
+
 def test_s07_a_message_between_forgives_idle_verbs() -> None:
     async def talk(bench: Bench) -> None:
         peer = await bench.friend()
@@ -387,12 +403,12 @@ def test_s09_data_without_a_line_end_is_refused_in_constant_memory() -> None:
     async def talk(bench: Bench) -> None:
         peer = await bench.friend()
         await peer.data()
-        block = b"x" * 262_144
+        block = b"x" * 1_048_576
         before = 0
-        for number in range(256):
+        for number in range(1024):  # a gibibyte
             peer.send(block)
             await peer.writer.drain()
-            if number == 16:
+            if number == 3:
                 before = _resident_bytes()
         grown = _resident_bytes() - before
         assert (await peer.say("\r\n.")).startswith("554 ")
@@ -478,11 +494,22 @@ def test_s13_one_recipient_too_many_is_452_and_the_others_stay() -> None:
     assert len(bench.spool.stored[0][0].recipients) == 100
 
 
+def test_s13_refused_recipients_count_and_cannot_fill_the_log() -> None:
+    async def talk(bench: Bench) -> None:
+        peer = await bench.friend()
+        await peer.code("MAIL FROM:<a@b.example>")
+        peer.send(b"RCPT TO:<nobody@office.example>\r\n" * 250)
+        assert [(await peer.reply())[:3] for _ in range(250)] == ["550"] * 100 + ["452"] * 150
+
+    bench = Bench(listener={"max_recipients": 100}).run(talk)
+    assert [event.code for event in bench.told("message.refused")] == [550] * 100 + [452]
+
+
 def test_s13_a_hundred_thousand_pipelined_recipients_end_in_time() -> None:
     async def talk(bench: Bench) -> None:
         peer = await bench.friend()
         await peer.code("MAIL FROM:<a@b.example>")
-        began = loop_seconds()
+        began, before = loop_seconds(), _resident_bytes()
 
         async def send() -> None:
             for _ in range(1000):
@@ -496,6 +523,7 @@ def test_s13_a_hundred_thousand_pipelined_recipients_end_in_time() -> None:
             codes[code] = codes.get(code, 0) + 1
         await sending
         assert loop_seconds() - began < 60
+        assert _resident_bytes() - before < 8 * 1024 * 1024
         assert codes == {"250": 1000, "452": 99_000}
 
     assert len(Bench().run(talk).told("message.refused")) == 1
@@ -917,6 +945,36 @@ def test_s29_no_room_is_said_before_the_message_travels() -> None:
     Bench().run(talk)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_s29_room_that_runs_out_while_a_message_travels_is_452_and_the_rest_is_read_over(chunked: bool) -> None:
+    block = b"x" * 998 + b"\r\n"
+
+    async def talk(bench: Bench) -> None:
+        peer = await bench.friend()
+        await peer.envelope()
+        if chunked:
+            peer.send(b"BDAT %d LAST\r\n" % (2000 * len(block)))
+        else:
+            assert await peer.code("DATA") == 354
+        for number in range(2000):
+            peer.send(block)
+            await peer.writer.drain()
+            if number == 1000:
+                while bench.listener.sessions()[0].bytes < 100_000:
+                    await asyncio.sleep(0.01)
+                bench.spool.has_room = False
+        if not chunked:
+            peer.send(b".\r\n")
+        assert (await peer.reply()).startswith("452 4.3.1")
+        bench.spool.has_room = True
+        await peer.data()
+        assert await peer.code("hello\r\n.") == 250
+
+    bench = Bench().run(talk)
+    assert bench.spool.contents == [b"hello\n"]
+    assert bench.spool.writers[0].discarded
+
+
 @pytest.mark.skipif(os.name != "posix", reason="descriptor limits are POSIX")
 def test_s30_out_of_descriptors_those_who_wait_are_served_when_there_are_some() -> None:
     async def talk(bench: Bench) -> None:
@@ -953,7 +1011,8 @@ def test_s30_out_of_descriptors_those_who_wait_are_served_when_there_are_some() 
     )
 
 
-def test_s36_a_peer_that_drops_while_the_commit_runs_loses_nothing() -> None:
+@pytest.mark.parametrize("how", ["hangs up", "resets"])
+def test_s36_a_peer_that_drops_while_the_commit_runs_loses_nothing(how: str) -> None:
     async def talk(bench: Bench) -> None:
         bench.spool.gate = asyncio.Event()
         peer = await bench.friend()
@@ -961,8 +1020,14 @@ def test_s36_a_peer_that_drops_while_the_commit_runs_loses_nothing() -> None:
         peer.send(b"hello\r\n.\r\n")
         while not bench.spool.committing:
             await asyncio.sleep(0.01)
+        if how == "resets":
+            own = peer.writer.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        (session,) = bench.listener._sessions
         peer.writer.transport.abort()
-        await asyncio.sleep(0.05)
+        while not (session._eof or session.phase is Phase.GONE):
+            await asyncio.sleep(0.01)
+        assert (session.phase is Phase.GONE) == (how == "resets")
         assert not bench.told("session.closed")
         bench.spool.gate.set()
         while not bench.told("session.closed"):

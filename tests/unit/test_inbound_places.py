@@ -86,3 +86,11 @@ def test_refusals_are_told_twenty_times_a_minute_for_each_address() -> None:
     for number in range(2000):
         house.may_tell(f"2001:db8::{number:x}", 0)
     assert len(house._told) <= 500
+
+
+def test_a_network_of_ipv6_addresses_is_told_of_as_one() -> None:
+    house = House(total=1, each=1)
+    told = [house.may_tell(f"2001:db8::{number:x}", 0.0) for number in range(1, 100)]
+    assert told.count(True) == 20
+    assert house.may_tell("2001:db8:0:1::1", 0.0)
+    assert house.may_tell("not an: address", 0.0)

@@ -18,6 +18,8 @@ from pathlib import Path
 from siteagent.events import (
     Event,
     FilingFailed,
+    MessageAccepted,
+    MessageRefused,
     MessageStored,
     Outcome,
     RoundEnded,
@@ -28,6 +30,7 @@ from siteagent.events import (
     WarningCleared,
     WarningRaised,
 )
+from siteagent.inbound import says
 from siteagent.logs import LogWriter
 from siteagent.status import Document, StatusFold, Warnings, metrics, urgent
 from siteagent.store.snapshot import Snapshot
@@ -54,6 +57,7 @@ class Teller:
         record: Callable[[Stamped], None],
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._state_directory = state_directory
         self._snapshot = Snapshot(state_directory, note=partial(self.note, severity=Severity.ERROR))
         self._log = log
         self._record = record
@@ -139,6 +143,12 @@ class Teller:
                 found.append(self.warnings.raise_("refused", event.provider, text, fix))
             case RoundEnded(outcome=Outcome.NOTHING | Outcome.SILENT | Outcome.ASKED):
                 found.append(self.warnings.clear("refused", event.provider))
+            case MessageRefused(reason=says.NOT_KEPT.text):
+                text = f"mail is turned away: the spool in {self._state_directory} cannot keep it"
+                fix = "mend the disk, the log says what is wrong with it; the provider brings the mail again"
+                found.append(self.warnings.raise_("cannot-keep", "spool", text, fix))
+            case MessageAccepted():
+                found.append(self.warnings.clear("cannot-keep", "spool"))
             case FilingFailed():
                 self._failing.setdefault(event.mailbox, set()).add(event.message)
                 text = f"mail for {event.mailbox} cannot be filed: {event.reason}"

@@ -14,6 +14,7 @@ from siteagent.events import Stamped, WarningCleared, WarningRaised
 # Every kind of warning there is, and its title: what the note to the postmaster is called, and `status` without a text.
 KINDS: Mapping[str, str] = {
     "peer-refused": "A provider's connection was refused",
+    "cannot-keep": "Mail is turned away because it cannot be kept here",
     "cannot-file": "Mail cannot be filed",
     "silence": "A provider agrees to send, and nobody comes",
     "refused": "A provider refuses to send our mail",

@@ -226,18 +226,25 @@ def test_s28_a_file_whose_sync_failed_is_never_synced_again(tmp_path: Path) -> N
     state, mail, log = tmp_path / "state", tmp_path / "mail", tmp_path / "log"
     mail.mkdir()
     run(state, mail, "--count", "0")
-    inject = "inject=fsync:error=EIO:when=3..30"
-    under = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", "trace=fsync", "-e", inject]
-    heard = run(state, mail, "--count", "12", under=under)
-    failed: set[str] = set()
-    synced: set[str] = set()
+    under = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", "trace=fsync,close"]
+    # Counted in each thread: with five large messages, one thread at least comes to the file of its second.
+    heard = run(state, mail, "--count", "40", under=[*under, "-e", "inject=fsync:error=EIO:when=3..30"])
+    failed: set[str] = set()  # open files
+    condemned: set[str] = set()  # large messages' files, of which there is but one each
     for call in strace.calls(log):
-        name = next(strace.paths_in(call.arguments), "")
-        if "/tmp/1795" in name:
-            (failed if call.failed else synced).add(name)
-    large = {name for name in failed if ",S=" not in name}
-    assert failed, "the fault struck no file"
-    assert not (large & synced), "a large message's file was given a second chance"
+        descriptor = re.match(r"\d+<[^>]*/tmp/1795[^>]*>", call.arguments)
+        if descriptor is None:
+            continue
+        if call.name == "close":
+            failed.discard(descriptor[0])
+            continue
+        name = descriptor[0].partition("<")[2]
+        assert descriptor[0] not in failed, "an open file was synced again"
+        assert name not in condemned, "a large message's file was given a second chance"
+        if call.failed:
+            failed.add(descriptor[0])
+            condemned |= {name} if ",S=" not in name else set()
+    assert condemned, "the fault struck no large message"
     assert recover(state, mail, heard) == []
 
 

@@ -89,7 +89,7 @@ def test_the_longest_prefix_decides_and_a_tie_names_all() -> None:
     assert table.candidates("198.51.100.9") == ("narrow", "twin")
 
 
-def test_spf_names_the_networks() -> None:
+def test_s2_spf_names_the_networks() -> None:
     names = Names(mx_isp_example="192.0.2.1")
     names.spf["isp.example"] = "198.51.100.0/24"
     table = peering(names, provider("isp", "spf:isp.example"))

@@ -17,6 +17,8 @@ from siteagent.events import (
     Event,
     FilingFailed,
     LinkUp,
+    MessageAccepted,
+    MessageRefused,
     MessageStored,
     Outcome,
     RoundEnded,
@@ -24,10 +26,12 @@ from siteagent.events import (
     SessionRefused,
     Stamped,
 )
+from siteagent.inbound import says
 from siteagent.logs import LogWriter
 from siteagent.status import ListenerView, QueueView
 from siteagent.status.warnings import TELLINGS
 from siteagent.store.snapshot import FILE as STATUS_FILE
+from siteagent.wire.reply import Reply
 
 AT = datetime(2026, 11, 22, 8, tzinfo=UTC)
 RELOADED = ConfigReloaded(path="x")
@@ -177,6 +181,22 @@ def test_a_refusal_stands_until_the_provider_agrees(bench: Bench) -> None:
     assert bench.emit(ended(Outcome.REFUSED)) == ["raised refused isp"]
     assert bench.emit(ended(Outcome.FAILED)) == []
     assert bench.emit(ended(Outcome.NOTHING)) == ["cleared refused isp"]
+
+
+def test_s31_a_spool_that_cannot_keep_mail_is_warned_of_until_it_keeps_some(bench: Bench) -> None:
+    def turned_away(reply: Reply) -> MessageRefused:
+        return MessageRefused(
+            session="s", provider="isp", round=None, sender="a@b.example", recipient="", code=reply.code,
+            reason=reply.text, bytes=1,
+        )  # fmt: skip
+
+    assert bench.emit(turned_away(says.NO_ROOM), turned_away(says.TOO_BIG)) == []
+    assert bench.emit(turned_away(says.NOT_KEPT), turned_away(says.NOT_KEPT)) == ["raised cannot-keep spool"]
+    accepted = MessageAccepted(
+        message="m", session="s", provider="isp", round=None, sender="a@b.example", recipients=("alice@x.example",),
+        bytes=1, wire_bytes=1, seconds=0.1,
+    )  # fmt: skip
+    assert bench.emit(accepted) == ["cleared cannot-keep spool"]
 
 
 def test_mail_that_cannot_be_filed_is_warned_of_until_all_of_it_is_filed(bench: Bench) -> None:

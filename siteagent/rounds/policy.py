@@ -106,14 +106,15 @@ def answered(
     session_came: bool,
     troubled: bool,
     exhausted: bool,
-    again: bool = False,
+    stands: bool = False,
 ) -> Signal:
     """What the end of an ask is for the table. A session that is there outweighs a provider that has nothing.
 
-    `again`: it was the second ask of its round, and what the first one brought stands whatever became of this one.
+    `stands`: what came already does, whatever became of this ask; it was the second of its round, or the provider
+    connected before its answer, which then was lost.
     """
     signal = verdict.signal
-    if again and signal in (Signal.REFUSED, Signal.FAILED):
+    if stands and signal in (Signal.REFUSED, Signal.FAILED):
         signal = Signal.NOTHING
     if ask_only:
         if signal is not Signal.AGREED:

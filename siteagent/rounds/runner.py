@@ -631,6 +631,10 @@ class Runner:
         verdict = policy.merged(current.started_nodes if again else current.nodes, answers, result.failure)
         if again and verdict.signal in (Signal.FAILED, Signal.REFUSED):
             self._ledger.note_trouble(f"asking again: {verdict.reason}")
+        # Nobody answered, and yet somebody came: what was asked for was heard.
+        came_unanswered = verdict.signal is Signal.FAILED and self._ledger.our_session_came
+        if came_unanswered and not again:
+            self._ledger.note_trouble(f"mail came, but no answer: {verdict.reason}")
         current.told_empty = again and verdict.signal is Signal.NOTHING
         if not again:
             current.answers = answers
@@ -645,5 +649,5 @@ class Runner:
             session_came=self._ledger.session_came,
             troubled=self._troubled,
             exhausted=self._memory.exhausted,
-            again=again,
+            stands=again or came_unanswered,
         )

@@ -372,6 +372,36 @@ async def test_a_session_that_came_and_went_before_the_answer_counts():
     assert bench.outcomes == ["drained"]
 
 
+@pytest.mark.parametrize("over", [False, True])
+@scene
+async def test_a_provider_that_connects_and_never_answers_was_heard(over: bool):
+    bench = Bench(None)
+    await bench.up()
+    session = bench.open()
+    bench.accept(session)
+    if over:
+        bench.close(session)
+    bench.waiting[0].set_result(NO_ANSWER)
+    await bench.wait()
+    assert bench.ended == [], "its mail is on the way"
+    if not over:
+        bench.close(session)
+    await bench.wait(15)
+    assert (bench.outcomes, bench.ended[-1].messages) == (["incomplete"], 1)
+    assert "no answer" in bench.ended[-1].reason and bench.ended[-1].next_seconds == 60
+
+
+@scene
+async def test_an_older_session_is_no_sign_that_the_ask_was_heard():
+    bench = Bench(None)
+    session = bench.open(None)
+    await bench.up()
+    bench.waiting[0].set_result(NO_ANSWER)
+    await bench.wait()
+    assert bench.outcomes == ["failed"]
+    bench.close(session)
+
+
 @scene
 async def test_a_session_that_is_open_when_the_round_is_asked_counts():
     bench = Bench(NOTHING)

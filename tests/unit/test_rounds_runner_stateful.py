@@ -82,9 +82,13 @@ class Rounds(RuleBasedStateMachine):
         self.leaving = False
         self.broken: AssertionError | None = None
 
-    @initialize(metered=st.booleans(), ask_only=st.sampled_from([False, False, False, True]))
-    def build(self, metered: bool, ask_only: bool) -> None:
-        self.by_clock, self.ask_only = not metered, ask_only
+    @initialize(
+        metered=st.booleans(),
+        ask_only=st.sampled_from([False, False, False, True]),
+        leaves=st.sampled_from(["at rest", "at rest", "at rest", "at once", "removed"]),
+    )
+    def build(self, metered: bool, ask_only: bool, leaves: str) -> None:
+        self.by_clock, self.ask_only, self.leaves = not metered, ask_only, leaves
 
         async def make() -> Bench:
             return Bench(None, nodes=("a", "b"), metered=metered, ask_only=ask_only, runner=self.runner)
@@ -232,6 +236,11 @@ class Rounds(RuleBasedStateMachine):
     def provider_agrees(self, told: AskResult) -> None:
         self.provider_answers(told)
 
+    @rule()
+    @precondition(lambda self: self.bench.waiting)
+    def provider_is_not_reached(self) -> None:
+        self.provider_answers(NO_ANSWER)
+
     def note(self, told: AskResult | Exception) -> None:
         """What the answer means for the round: some nodes started, some are owed an ask."""
         answers = () if isinstance(told, Exception) else told.answers
@@ -250,6 +259,18 @@ class Rounds(RuleBasedStateMachine):
     def session_opens(self) -> None:
         self.came += self.round_open is not None
         self.run(lambda: self.sessions.append(self.bench.open()))
+
+    @rule(told=st.sampled_from([_STARTED, _COUNTED]))
+    @precondition(lambda self: self.bench.waiting and not self.sessions and not self.ask_only)
+    def all_goes_well(self, told: AskResult) -> None:
+        """What happens nearly always, and by single steps would hardly come about."""
+        self.provider_answers(told)
+        if self.round_open:
+            self.session_opens()
+            self.mail_comes("filed")
+            self.session_closes(True)
+        if not self.sessions:
+            self.the_next_timer_goes_off()
 
     @rule(clean=st.sampled_from([True, True, True, False]))
     @precondition(lambda self: self.sessions)
@@ -324,8 +345,10 @@ class Rounds(RuleBasedStateMachine):
                 due.fire()
             await turn(1)
 
-    @rule()
-    def somebody_hints(self) -> None:
+    @rule(later=st.sampled_from([0.0, 70.0]))
+    @precondition(lambda self: self.line)
+    def somebody_hints(self, later: float) -> None:
+        self.run(seconds=later)
         runner, now = self.bench.runner, self.bench.clock.now
         asks = len(self.bench.asks)
         missed = self.succeeded_at is None or now - self.succeeded_at >= 60
@@ -334,20 +357,15 @@ class Rounds(RuleBasedStateMachine):
         assert not (self.line and counts) or len(self.bench.asks) > asks, "a hint that counts, and nobody is asked"
 
     @rule()
-    @precondition(lambda self: not self.ask_only)
+    @precondition(lambda self: self.round_open and not self.ask_only)
     def a_stranger_is_refused(self) -> None:
-        self.troubled = True  # of the round that is open; a new one begins without
+        self.troubled = True
         self.run(lambda: self.bench.refuse_connection("isp"))
 
     @rule()
     @precondition(lambda self: not self.ask_again_when_ended)
     def somebody_will_ask_from_within_the_end(self) -> None:
         self.ask_again_when_ended = True
-
-    @rule(how=st.sampled_from(["at once", "removed"]))
-    @precondition(lambda self: self.leaves == "at rest")
-    def it_will_end_otherwise(self, how: str) -> None:
-        self.leaves = how
 
     # the rules
 

@@ -10,6 +10,7 @@ from tests.reference.provider_dialogues import Entry
 
 _KEYWORDS = "S: 250-mx.isp.example\nS: 250 ETRN"
 _HELLO = f"S: 220 mx.isp.example ESMTP\nC: EHLO *\n{_KEYWORDS}"
+_STARTTLS = _HELLO.replace("S: 250 ETRN", "S: 250-STARTTLS\nS: 250 ETRN\nC: STARTTLS")
 _A, _B = "C: ETRN office.example", "C: ETRN branch.example"
 _QUIT = "C: QUIT\nS: 221 bye"
 _STARTED = "S: 250 Queuing started"
@@ -155,12 +156,7 @@ ODD: dict[str, Entry] = {
     "odd-starttls-injection": Entry(
         "octets in clear behind the 220 of STARTTLS (RFC 3207 §4.2)",
         _lines(
-            "S: 220 mx.isp.example",
-            "C: EHLO *",
-            "S: 250-mx.isp.example",
-            "S: 250-STARTTLS",
-            "S: 250 ETRN",
-            "C: STARTTLS",
+            _STARTTLS,
             r"S= 220 ready\r\n250 Queuing started\r\n",
         ),
         (),
@@ -170,12 +166,7 @@ ODD: dict[str, Entry] = {
     "odd-starttls-refused": Entry(
         "STARTTLS offered and then refused: in clear, where nothing secret is sent",
         _lines(
-            "S: 220 mx.isp.example",
-            "C: EHLO *",
-            "S: 250-mx.isp.example",
-            "S: 250-STARTTLS",
-            "S: 250 ETRN",
-            "C: STARTTLS",
+            _STARTTLS,
             "S: 454 4.7.0 TLS not available",
             _A,
             _STARTED,
@@ -189,12 +180,7 @@ ODD: dict[str, Entry] = {
     "odd-starttls-dead": Entry(
         "STARTTLS offered, and no handshake comes of it: once more, in clear",
         _lines(
-            "S: 220 mx.isp.example",
-            "C: EHLO *",
-            "S: 250-mx.isp.example",
-            "S: 250-STARTTLS",
-            "S: 250 ETRN",
-            "C: STARTTLS",
+            _STARTTLS,
             "S: 220 ready",
             "! close",
         ),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests import scripted
+from tests.asking import trust
 from tests.reference.provider_dialogues import DIALOGUES, NODES
 from tests.site import ALICE, conversation, free_port, provider, site, write
 
@@ -135,6 +136,28 @@ async def test_auto_says_which_way_it_asks_and_why(tmp_path: Path) -> None:
             await made.ended()
             (chosen,) = made.of("method.chosen")
             assert (chosen.method, chosen.port) == ("etrn", isp.port) and chosen.reason
+
+
+@scene
+async def test_auto_fetches_at_once_by_atrn_where_etrn_is_refused_and_again_after_a_restart(tmp_path: Path) -> None:
+    hello = "S: 220 mx\nC: EHLO *\nS: 250-mx\nS: 250-ETRN\nS: 250-ATRN\nS: 250 AUTH PLAIN\n"
+    login = "C: AUTH PLAIN *\nS: 235 ok\n"
+    by_etrn = f"{hello}{login}C: ETRN office.example\nS: 502 not here\nC: QUIT\nS: 221 bye\n! close"
+    by_atrn = f"{hello}{login}C: ATRN office.example\nS: 250 turning\nC: 220 *\nS: QUIT\nC: 221 *\n! close"
+    (tmp_path / "password").write_text("sesame\n")
+    (tmp_path / "password").chmod(0o600)
+    trusted = trust(tmp_path)
+    account = {"method": "auto", "username": "office", "password_file": "password"}
+    account |= {"tls": "implicit", "tls_ca_file": str(trusted.authority)}
+    async with scripted.Provider(by_etrn, by_atrn, by_atrn, tls=trusted.server, implicit=True) as isp:
+        path = write(tmp_path, provider(port=isp.port, **account))
+        async with site(path) as made:
+            assert [(await made.ended(number)).outcome.value for number in (1, 2)] == ["refused", "drained"]
+            assert [event.method for event in made.of("method.chosen")] == ["etrn", "atrn"]
+        async with site(path) as made:
+            assert (await made.ended()).outcome.value == "drained"
+            assert [event.method for event in made.of("method.chosen")] == ["atrn"]
+        assert isp.problems == []
 
 
 def before(tmp_path: Path, body: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 from siteagent.config.passwords import password
 from siteagent.config.sections import Node
+from siteagent.errors import SiteAgentError
 from siteagent.hub.nodes import NodeTable
 from siteagent.wire.reply import Reply
 
@@ -103,8 +105,16 @@ class Logins:
         return _judged(account, right=right and wanted is not None)
 
     async def _secret(self, account: str) -> str | None:
-        nodes = self._table().account(account)
-        return await asyncio.to_thread(_password, nodes[0]) if nodes else None
+        table = self._table()
+        nodes = table.account(account)
+        if nodes:
+            return await asyncio.to_thread(_password, nodes[0])
+        # Somebody's is read all the same, for the time that it takes.
+        others = [node for node in table.nodes.values() if node.password_file is not None]
+        if others:
+            with contextlib.suppress(SiteAgentError):
+                await asyncio.to_thread(_password, others[0])
+        return None
 
 
 def _password(node: Node) -> str | None:

@@ -36,10 +36,13 @@ def notice(
     fields = [f"Reporting-MTA: dns; {hostname}", f"Arrival-Date: {arrived}"]
     for address, reason in reasons.items():
         fields += ["", *_recipient_fields(address, reason, when)]
+    header = _header(filing.received + content)
+    # RFC 6533 §4: what holds more than ASCII has types of its own.
+    plain = all(address.isascii() for address in reasons)
     parts = [
         ("text/plain; charset=utf-8", "\n".join(people).encode()),
-        ("message/delivery-status", "\n".join(fields).encode()),
-        ("text/rfc822-headers", _header(filing.received + content)),
+        ("message/delivery-status" if plain else "message/global-delivery-status", "\n".join(fields).encode()),
+        ("text/rfc822-headers" if header.isascii() else "message/global-headers", header),
     ]
     head = (
         f"From: Mail server <MAILER-DAEMON@{hostname}>\nTo: <{_line(filing.sender)}>\n"

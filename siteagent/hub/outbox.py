@@ -172,17 +172,22 @@ class Outbox:
         why: str,
     ) -> None:
         """Where not all recipients fare alike: what is owed from here on stands in the spool before anything else."""
-        if returned and await self._return(out.filing, returned):
-            left = {address: reply for address, reply in left.items() if address not in returned}
+        try:
+            if returned and await self._return(out.filing, returned):
+                left = {address: reply for address, reply in left.items() if address not in returned}
+            narrowed = tuple(address for address in out.filing.addresses if address in left)
+            if narrowed and len(narrowed) < len(out.filing.addresses):
+                await self._desk.spool.ask(
+                    partial(held.narrow, identity=out.filing.id, target=out.filing.target, addresses=narrowed)
+                )
+        except BaseException:  # the hub ends, or something of ours failed: it is owed to all of them as before
+            self._desk.queue.put_back(self._node.name, out.held)
+            self._desk.queue.rewind(self._node.name)
+            raise
         if not left:
             self._desk.spool.filed([(out.filing.id, out.filing.target)])
             self._desk.queue.gone(self._node.name, out.held)
             return
-        if len(left) < len(out.filing.addresses):
-            narrowed = tuple(address for address in out.filing.addresses if address in left)
-            await self._desk.spool.ask(
-                lambda connection: held.narrow(connection, out.filing.id, out.filing.target, narrowed)
-            )
         self._hold(out, left, why)
         self._desk.queue.rewind(self._node.name)
 

@@ -53,6 +53,13 @@ def test_it_is_a_report_in_three_parts() -> None:
     assert (message["To"], message["Auto-Submitted"]) == ("<friend@far.example>", "auto-replied")
 
 
+def test_what_holds_more_than_ascii_has_types_of_its_own() -> None:
+    message = made(reasons={"bj\u00f6rn@office.example": "gone"}, content="Subject: caf\u00e9\n\n".encode())
+    kinds = [part.get_content_type() for part in message.get_payload()]  # type: ignore[union-attr]
+    assert kinds == ["text/plain", "message/global-delivery-status", "message/global-headers"]
+    assert b"Final-Recipient: utf-8; bj\xc3\xb6rn@office.example" in message.as_bytes()
+
+
 def test_each_recipient_has_its_fields() -> None:
     _, status, _ = made().get_payload()  # type: ignore[misc]
     head, alice, bob = status.get_payload()

@@ -49,7 +49,7 @@ class Sender:
         self._pipelining = "pipelining" in features
         self._chunking = "chunking" in features
         size = features.get("size", "").strip()
-        self._most_bytes = int(size) if size.isdigit() else 0
+        self._most_bytes = int(size) if size.isascii() and size.isdigit() else 0
         self._first = True
 
     async def send(self, next_letter: Next, tell: Tell, *, last: bool = True) -> None:

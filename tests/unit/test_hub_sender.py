@@ -198,6 +198,12 @@ def test_a_letter_above_the_sites_size_is_not_sent() -> None:
     assert site.written == [b"QUIT\r\n"]
 
 
+@pytest.mark.parametrize("size", ["", "0", "x", "\u00b2", "\u0663", "-1", "1 2", "9" * 400])
+def test_a_size_that_is_no_limit_is_none(size: str) -> None:
+    ((result,), _, lost) = sent(letters(1), obliging, BURST | {"size": size})
+    assert (result.taken, lost) == (("alice@office.example",), None)
+
+
 def test_of_a_refused_message_in_chunks_the_first_refusal_is_the_reason(tmp_path: Path) -> None:
     body = tmp_path / "body"
     body.write_bytes(b"x" * 70 + b"\n" + b"y\n" * 400_000)

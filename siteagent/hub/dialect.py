@@ -16,7 +16,7 @@ from siteagent.errors import SiteAgentError
 from siteagent.events import LoginFailed
 from siteagent.hub import login, nodes
 from siteagent.hub.front import Front
-from siteagent.hub.guard import BLOCKED
+from siteagent.hub.guard import BLOCKED, network
 from siteagent.hub.login import Checked
 from siteagent.inbound import says
 from siteagent.inbound.connection import Phase
@@ -65,6 +65,9 @@ class HubDialect(Dialect):
         if self.hub.offers_atrn:
             offers.append("ATRN")
         return offers
+
+    def crowd(self, peer: str) -> str:
+        return network(peer)
 
     def wrong_line(self) -> None:
         # A list of domains without end is wrong in its parameters, not too long to be a command.

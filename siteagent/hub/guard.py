@@ -32,19 +32,19 @@ class Guard:
 
     def admit(self, peer: str) -> Reply | None:
         """What a peer is told before anything else; None: welcome."""
-        times = self._failures.get(_network(peer))
+        times = self._failures.get(network(peer))
         blocked = times is not None and len(times) >= FAILURES and self._clock() - times[-1] < BLOCK_SECONDS
         return BLOCKED if blocked else None
 
     def failed(self, peer: str) -> bool:
         """A login of `peer` failed; whether it is turned away from here on."""
-        times = self._times(self._failures, _network(peer), FAILURES)
+        times = self._times(self._failures, network(peer), FAILURES)
         times.append(self._clock())
         return len(times) >= FAILURES and times[-1] - times[0] < BLOCK_SECONDS
 
     def passed(self, peer: str) -> None:
         """A login of `peer` succeeded: what failed before is forgiven."""
-        self._failures.pop(_network(peer), None)
+        self._failures.pop(network(peer), None)
 
     def may_ask(self, asker: str, *, nodes: int = 1) -> bool:
         """Counts an ask. `asker`: the account, or the address; `nodes` of it: each of them may be asked for twice."""
@@ -69,7 +69,8 @@ class Guard:
         return times
 
 
-def _network(peer: str) -> str:
+def network(peer: str) -> str:
+    """As whom a peer counts: its address, or the network that an IPv6 host has for itself."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:

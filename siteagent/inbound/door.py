@@ -81,11 +81,19 @@ class Door(Connection):
             self._turn_away(says.STRANGER_BUSY, "too many connections")
             return
         owner = self.reception.owner(self.peer)
-        self._key = owner.provider or self.peer
+        key = owner.provider or self.crowd(self.peer)
+        if owner.provider is None and house.places.crowded(key):
+            self._turn_away(says.STRANGER_BUSY, "too many connections from there")
+            return
+        self._key = key
         if house.places.enter(self, self._key):
             self._welcome()
         else:
             self._start_clock(WAIT_SECONDS)
+
+    def crowd(self, peer: str) -> str:
+        """Whose places a peer takes that belongs to no provider."""
+        return peer
 
     def place_is_free(self) -> None:
         if self.phase is Phase.ARRIVING:

@@ -60,6 +60,11 @@ class Places:
         """No connection more, not even to wait."""
         return self._count >= self.total
 
+    def crowded(self, key: str) -> bool:
+        """For one who belongs to no provider: those of its key have a quarter of the house, so that others get in."""
+        here = self._taken.get(key, 0) + len(self._queues.get(key, ()))
+        return here >= max(self.each, self.total // 4)
+
     @property
     def waiting(self) -> int:
         return sum(map(len, self._queues.values()))

@@ -285,3 +285,28 @@ def test_a_push_in_which_nothing_moves_gives_way_to_a_site_that_asks_again(tmp_p
         server.close()
 
     asyncio.run(run())
+
+
+def test_one_stranger_does_not_take_all_places(tmp_path: Path) -> None:
+    """A quarter of the house is for one address; the next one hears 421, and others are greeted as ever."""
+
+    async def run() -> None:
+        options = {"max_connections": 16, "max_connections_per_peer": 3}
+        async with hub(tmp_path, [node(deliver_to="127.0.0.1:1")], listener=options) as running:
+            host, _, port = running.hub.addresses[0].rpartition(":")
+            crowd = [await asyncio.open_connection(host, int(port)) for _ in range(30)]
+            refused = [reader for reader, _ in crowd if await first_word(reader) == b"421"]
+            assert len(refused) == 26
+            reader, writer = await asyncio.open_connection(host, int(port), local_addr=("127.0.0.2", 0))
+            assert await first_word(reader) == b"220"
+            for _, other in [*crowd, (reader, writer)]:
+                other.close()
+
+    async def first_word(reader: asyncio.StreamReader) -> bytes:
+        try:
+            async with asyncio.timeout(0.5):
+                return await reader.readexactly(3)
+        except TimeoutError:
+            return b"waits"
+
+    asyncio.run(run())

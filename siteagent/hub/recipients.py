@@ -24,16 +24,21 @@ def stamps(nodes: Sequence[Node]) -> Stamps:
 
 
 def table(nodes: Sequence[Node], note: Callable[[str], None]) -> tuple[Stamps, NodeTable]:
-    """The table of `nodes`, lists read. A list that cannot be read lets every recipient in: held, and not bounced."""
+    """The table of `nodes`, lists read. One that cannot be read, or is empty, lets everybody in: held, not bounced."""
     seen = stamps(nodes)
     known: dict[str, tuple[str, ...]] = {}
     for node in nodes:
         if node.recipients_file is None:
             continue
         try:
-            known[node.name] = (*(node.recipients or ()), *listed(node.recipients_file))
+            found = listed(node.recipients_file)
         except OSError as error:
             note(f"cannot read {node.recipients_file}: {error.strerror}; every recipient of {node.name} is taken")
+            continue
+        if found:
+            known[node.name] = (*(node.recipients or ()), *found)
+        else:
+            note(f"{node.recipients_file} lists nobody; every recipient of {node.name} is taken")
     return seen, NodeTable(nodes, recipients=known)
 
 

@@ -136,6 +136,7 @@ class Hub:
         self._stack.push_async_callback(self._resolver.close)
         self._build(self.configuration)
         self._listed, self.table = await asyncio.to_thread(recipients.table, self.configuration.node, self._note)
+        self._seen = self._listed
         self._context = ServerContext(self.configuration.listener)
         await asyncio.to_thread(self._context.load)
         self._certificates = await asyncio.to_thread(recipients.certificates, self.configuration.node)
@@ -403,10 +404,17 @@ class Hub:
             if trouble:
                 self._note(trouble)
             self._trust_clients()
-            if await asyncio.to_thread(recipients.stamps, self.configuration.node) != self._listed:
-                self._listed, self.table = await asyncio.to_thread(
-                    recipients.table, self.configuration.node, self._note
-                )
+            await self.look_at_lists()
+
+    async def look_at_lists(self) -> None:
+        """Takes in a list of recipients that changed, once it stayed the same from one look to the next.
+
+        Half a list would refuse for good whom the other half has.
+        """
+        seen = await asyncio.to_thread(recipients.stamps, self.configuration.node)
+        settled, self._seen = seen == self._seen, seen
+        if settled and seen != self._listed:
+            self._listed, self.table = await asyncio.to_thread(recipients.table, self.configuration.node, self._note)
 
     def _push_unasked(self, node: Node) -> None:
         waits = self.queue.count(node.name) and not self._pusher.running(node.name)

@@ -151,6 +151,33 @@ def test_a_list_of_recipients_decides_at_rcpt_and_one_that_is_missing_takes_ever
     asyncio.run(run())
 
 
+def test_a_list_of_recipients_that_is_being_written_refuses_nobody(tmp_path: Path) -> None:
+    """It counts when it stayed the same from one look to the next, and an empty one never."""
+    listed = tmp_path / "recipients"
+    listed.write_text("alice@office.example\n")
+
+    async def run() -> None:
+        async with hub(tmp_path, [node(deliver_to="127.0.0.1:1", recipients_file=listed)]) as running:
+
+            def takes(address: str) -> bool:
+                return running.hub.table.route(address) == "office.example"
+
+            for text in ("bob@office.example\n", "bob@office.example\ncarol@office.example\n"):
+                listed.write_text(text)
+                await running.hub.look_at_lists()
+                assert takes("alice@office.example"), "half of it is not believed"
+            await running.hub.look_at_lists()
+            assert not takes("alice@office.example")
+            assert takes("carol@office.example")
+            listed.write_text("")
+            for _ in range(2):
+                await running.hub.look_at_lists()
+            assert takes("alice@office.example")
+            assert any("lists nobody" in note for note in running.notes)
+
+    asyncio.run(run())
+
+
 def test_a_message_for_two_nodes_is_held_for_each_once(tmp_path: Path) -> None:
     async def run() -> None:
         nodes = [node(deliver_to="127.0.0.1:1"), node("other.example", deliver_to="127.0.0.1:1")]

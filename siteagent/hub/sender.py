@@ -82,6 +82,8 @@ class Sender:
             tell(Result(letter, dict.fromkeys(letter.addresses, obstacle)))
             return None
         pieces = letter.pieces()
+        if letter.data is not None:
+            return pieces  # in memory: nothing can go wrong with it
         try:
             first = await anext(pieces)
         except Unreadable as error:

@@ -17,7 +17,7 @@ from siteagent.config.paths import acting_as_owner
 from siteagent.config.sections import Mailbox, Open
 from siteagent.doctor.findings import Finding, fail, ok, warn
 from siteagent.doctor.site import Site
-from siteagent.host import certificates, install
+from siteagent.host import certificates, install, units
 from siteagent.inbound.holder import holder_of
 from siteagent.status import amount
 
@@ -254,6 +254,36 @@ def at_boot(site: Site) -> Iterator[Finding]:
             if said in ("disabled", "masked"):
                 fix = f"systemctl {'unmask' if said == 'masked' else 'enable --now'} {path.name}"
                 yield fail(f"unit {path.name}", f"{said}: after the next boot nobody asks for mail", fix)
+
+
+def as_configured(site: Site) -> Iterator[Finding]:
+    """The service sees what it was installed for: of a Maildir that came later nothing but a wall."""
+    listed = _installed(site)
+    if install.DROP_IN not in listed:
+        return
+    endpoints = units.possible_here(units.socket_endpoints(site.configuration))
+    source = site.path.absolute()
+    wanted = {install.DROP_IN: units.drop_in(site.configuration, source)}
+    if endpoints:
+        wanted[install.SOCKET] = units.socket_unit(endpoints, str(source))
+    changed = [path for path, text in wanted.items() if _read(site, path) != text]
+    changed += [install.SOCKET] if install.SOCKET in listed and not endpoints else []
+    if changed:
+        yield fail(
+            "service",
+            f"{' and '.join(path.name for path in changed)} are not what the configuration says now: Maildirs, ports, "
+            "passwords or this siteagent changed since it was installed",
+            "run `siteagent install-service` again",
+        )
+    else:
+        yield ok("service", "installed for this configuration")
+
+
+def _read(site: Site, path: Path) -> str | None:
+    try:
+        return (site.root / str(path).lstrip("/")).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def hooks(site: Site) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ CHECKS: tuple[Check, ...] = (
     Check("senders and providers may refuse an expired certificate", here.certificate),
     Check("somebody must ask when the line comes up", here.agent),
     Check("the service must be there again after a power cut", here.at_boot),
+    Check("the service sees and may write what it was installed for, and nothing else", here.as_configured),
     Check("what was installed wakes the agent at once when the line comes up", here.hooks),
     Check("whoever may write there can wake the agent, and root's hooks write there", here.hook_directory),
     Check("certificates and retries go by the time", here.clock),

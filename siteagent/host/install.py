@@ -26,6 +26,8 @@ from siteagent.host.grants import below, in_a_home, is_roots, maildir_commands
 
 LIBRARY = Path("/usr/lib/siteagent")
 UNITS = Path("/etc/systemd/system")
+DROP_IN = UNITS / "siteagent.service.d/10-site.conf"
+SOCKET = UNITS / "siteagent.socket"
 START = LIBRARY / "start"
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
 SHARE = Path("/usr/local/share")
@@ -144,20 +146,20 @@ def _plan_site(wishes: Wishes, made: Plan) -> None:
     assert not isinstance(value, HubConfiguration), "install-service --hub plans that one"
     origin = str(wishes.source) if value is not None else "nothing but defaults"
     endpoints = units.socket_endpoints(value)
-    if wishes.root is None and not Path("/proc/net/if_inet6").exists():
-        dropped = [endpoint for endpoint in endpoints if ":" in endpoint.host]
-        endpoints = tuple(endpoint for endpoint in endpoints if endpoint not in dropped)
-        made.notes += [f"no socket for {endpoint}: this host has no IPv6" for endpoint in dropped]
+    if wishes.root is None:
+        kept = units.possible_here(endpoints)
+        made.notes += [f"no socket for {each}: this host has no IPv6" for each in endpoints if each not in kept]
+        endpoints = kept
     made.files += [
         File(UNITS / "siteagent.service", shipped("siteagent.service")),
-        File(UNITS / "siteagent.service.d/10-site.conf", units.drop_in(value, wishes.source)),
+        File(DROP_IN, units.drop_in(value, wishes.source)),
         File(Path("/etc/sysusers.d/siteagent.conf"), shipped("siteagent.sysusers")),
         File(Path("/etc/tmpfiles.d/siteagent.conf"), shipped("siteagent.tmpfiles") + units.mail_directories(value)),
         File(LIBRARY / "link-hook", shipped("hooks/link-hook"), 0o755),
     ]
     names = ["siteagent.service"]
     if endpoints:
-        made.files.append(File(UNITS / "siteagent.socket", units.socket_unit(endpoints, origin)))
+        made.files.append(File(SOCKET, units.socket_unit(endpoints, origin)))
         names.insert(0, "siteagent.socket")
     for name in wishes.hooks if wishes.hooks is not None else _useful_hooks(wishes.root):
         made.files += [File(Path(place), shipped(f"hooks/{name}"), 0o755) for place in HOOKS[name][1]]

@@ -30,6 +30,12 @@ def socket_endpoints(configuration: Configuration | None) -> tuple[Endpoint, ...
     return listener.listen
 
 
+def possible_here(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    """Those of `endpoints` that this host, which may lack IPv6, can listen on."""
+    both = Path("/proc/net/if_inet6").exists()
+    return tuple(endpoint for endpoint in endpoints if both or ":" not in endpoint.host)
+
+
 def socket_unit(endpoints: Sequence[Endpoint], source: str) -> str:
     """``siteagent.socket``. IPv6 apart, so that no peer appears as an IPv4-mapped address."""
     own = any(endpoint.host not in ("0.0.0.0", "::") for endpoint in endpoints)

@@ -115,6 +115,16 @@ def test_doctor_finds_nothing_red(machine: Machine) -> None:
     assert "FAIL" not in machine.ok("siteagent", "doctor")
 
 
+def test_a_maildir_that_came_after_the_installing_is_red(machine: Machine) -> None:
+    later = '[[mailbox]]\naddresses = ["new@office.example"]\nmaildir = "/srv/mail/new"\n'
+    machine.ok("install", "-d", "-o", "siteagent", "/srv/mail")
+    text = SITE.format(provider='tls = "off"')
+    machine.write("/etc/siteagent/siteagent.toml", text + later)
+    done = machine.run("siteagent", "doctor")
+    assert [row.split(":")[0] for row in done.stdout.splitlines() if "FAIL" in row] == ["FAIL  service"]
+    machine.write("/etc/siteagent/siteagent.toml", text)
+
+
 def test_status_is_for_everybody_and_mail_is_not(machine: Machine) -> None:
     assert machine.ok("siteagent", "status", user="bob").splitlines()[2].startswith("agent       running")
     for command in ("ask", "history", "queue"):

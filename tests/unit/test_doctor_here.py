@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from siteagent.config.load import parse
-from siteagent.config.sections import Configuration
+from siteagent.config.sections import Configuration, Open
 from siteagent.doctor import here
 from siteagent.doctor.site import Site
+from siteagent.host import install, units
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd, and users of POSIX systems")
 
@@ -63,6 +65,31 @@ def test_what_systemd_does_not_say_is_not_red(tmp_path: Path, said: str | None) 
     made = site(tmp_path, f"{UNITS}.service")
     made.enabled = lambda unit: said
     assert told(here.at_boot(made)) == []
+
+
+def installed_for(root: Path, site: Site) -> None:
+    path = site.path.absolute()
+    endpoints = units.possible_here(units.socket_endpoints(site.configuration))
+    for place, text in (
+        (install.DROP_IN, units.drop_in(site.configuration, path)),
+        (install.SOCKET, units.socket_unit(endpoints, str(path))),
+    ):
+        (root / str(place).lstrip("/")).write_text(text)
+
+
+def test_a_service_that_was_installed_for_another_configuration_is_red(tmp_path: Path) -> None:
+    made = site(tmp_path, str(install.DROP_IN), str(install.SOCKET))
+    installed_for(tmp_path, made)
+    assert told(here.as_configured(made)) == [("service", "ok", "")]
+    again = "run `siteagent install-service` again"
+    box = evolve(made.configuration.mailbox[0], maildir=Path("/home/alice/Maildir"))
+    made.configuration = evolve(made.configuration, mailbox=(box,))
+    assert told(here.as_configured(made)) == [("service", "fail", again)]
+    installed_for(tmp_path, made)
+    assert told(here.as_configured(made)) == [("service", "ok", "")]
+    closed = evolve(made.configuration.listener, open=Open.ASKED)
+    made.configuration = evolve(made.configuration, listener=closed)
+    assert told(here.as_configured(made)) == [("service", "fail", again)]
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="what is installed is root's")

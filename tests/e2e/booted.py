@@ -15,6 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -64,6 +65,7 @@ exec env -i container=oci PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" /lib
 """
 
 
+@cache
 def why_not() -> str | None:
     """Why no machine can be booted here; None where one can."""
     if not SYSTEMD.exists() or not PYTHON.exists():

@@ -236,7 +236,7 @@ def _tell_hops(
     if latest["sessions"]:
         brought = counted(latest["messages"], "message")
         at = trial.seconds(heard.get("connected"))
-        context.out(f"{number + 1}. {provider.name} connected {at}, and brought {brought}")
+        context.out(f"{number + 1}. {provider.name} connected and brought {brought} {at}")
 
 
 def _refused_peer(name: str, asked: rounds.Asked) -> dict[str, str] | None:

@@ -157,9 +157,14 @@ async def _again(agent: AgentProcess, provider: Provider, sent: Sequence[Letter]
 
 
 def run(place: Path, seed: str, points: Sequence[Kill]) -> list[Killed]:
-    results = []
+    """One after the other, until ctrl-c."""
+    results: list[Killed] = []
     for number, point in enumerate(points):
-        results.append(asyncio.run(one(place / f"kill{number}", point, f"k{seed}x{number}")))
+        try:
+            results.append(asyncio.run(one(place / f"kill{number}", point, f"k{seed}x{number}")))
+        except KeyboardInterrupt:
+            print("ended early", flush=True)
+            break
         if (number + 1) % 20 == 0:
             print(f"{number + 1} kills, {sum(bool(result.verdict) for result in results)} wrong", flush=True)
     return results

@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--messages", type=int, default=200, help=f"in {len(SHAPES)} shapes (200)")
     parser.add_argument("--controls", type=int, default=16, metavar="MESSAGES", help="of each control; 0: none (16)")
     options = parser.parse_args(arguments)
-    seed, begun = table.seed_of(options), time.monotonic()
+    seed, begun = table.begin(options), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="siteagent-order-") as place:
         honest = asyncio.run(watch(Path(place), seed, options.messages))
         controls = {

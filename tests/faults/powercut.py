@@ -161,11 +161,15 @@ HEAD = ("program", "syncs", "cuts", "acknowledged", "cuts gone wrong", "lost", "
 
 
 def cut(place: Path, program: str, seed: str, cycles: int, *, lie: str = "", until_red: bool = False) -> Row:
-    """The loop, `cycles` times or until something was lost. Each cut has a seed of its own, made from `seed`."""
+    """The loop, `cycles` times, until ctrl-c, or until something was lost. Each cut has a seed of its own."""
     row = Row(program, lie)
     for number in range(cycles):
         mark = f"{program}{seed}x{number}{lie}"
-        promised, verdict = asyncio.run(PROGRAMS[program](place / mark, mark, number, [lie] if lie else []))
+        try:
+            promised, verdict = asyncio.run(PROGRAMS[program](place / mark, mark, number, [lie] if lie else []))
+        except KeyboardInterrupt:
+            print("ended early", flush=True)
+            break
         row.cuts += 1
         row.acknowledged += promised
         row.red += bool(verdict)
@@ -184,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--program", nargs="+", choices=sorted(PROGRAMS), default=sorted(PROGRAMS))
     parser.add_argument("--controls", type=int, default=0, metavar="CYCLES", help="cuts of each control; 0: none")
     options = parser.parse_args(arguments)
-    seed, begun = table.seed_of(options), time.monotonic()
+    seed, begun = table.begin(options), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="siteagent-cuts-") as place:
         rows = [cut(Path(place), program, seed, options.cycles) for program in options.program if options.cycles]
         controls = [
@@ -197,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdict = Verdict(wrong=blind)
     for row in rows:
         verdict.take(row.verdict)
+        if row.cuts < options.cycles:
+            verdict.wrong.append(f"only {row.cuts} of {options.cycles} cuts of the {row.program}")
     return table.end(verdict, begun)
 
 

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=("kills", "errors"))
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="so many of each, by chance; 0: all")
     options = parser.parse_args(arguments)
-    seed, begun = table.seed_of(options), time.monotonic()
+    seed, begun = table.begin(options), time.monotonic()
     chance, verdict = random.Random(seed), Verdict()
     deaths = kills.points(seed, calls=options.calls, passes=options.passes) if options.only != "errors" else []
     failures = errors.points() if options.only != "kills" else []
@@ -32,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="siteagent-calls-") as place:
         killed = kills.run(Path(place), seed, deaths)
         failed = errors.run(Path(place), seed, failures)
-    kills.show(deaths, killed)
+    kills.show(deaths[: len(killed)], killed)
     errors.show(failures, failed)
     for found in [*(one.verdict for one in killed), *(one.verdict for one in failed)]:
         verdict.take(found)
+    if len(killed) < len(deaths):
+        verdict.wrong.append(f"only {len(killed)} of {len(deaths)} kills")
     return table.end(verdict, begun)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import time
 from collections.abc import Iterable, Sequence
 
@@ -18,8 +19,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def seed_of(options: argparse.Namespace) -> str:
-    """The seed given, or a fresh one. Printed, so that the run can be had again."""
+def begin(options: argparse.Namespace) -> str:
+    """The seed given, or a fresh one; printed, so that the run can be had again.
+
+    From here on SIGTERM ends the run as ctrl-c does: what it has mounted and started goes with it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     seed = options.seed if options.seed is not None else f"{random.SystemRandom().randrange(1_000_000):06}"
     print(f"seed {seed}", flush=True)
     return str(seed)

@@ -28,12 +28,13 @@ from siteagent.inbound.admission import PeerTable
 from siteagent.inbound.channel import Channel
 from siteagent.inbound.connection import Phase
 from siteagent.inbound.listener import Listener
+from siteagent.inbound.places import House
 from siteagent.inbound.reception import Owner
 from siteagent.inbound.smtp import Dialect
 from siteagent.store.spool import SpoolFailed, SpoolFull
 from siteagent.traffic import carried
 from siteagent.wire.reply import Reply
-from tests.fakes import FakeSpool, Peer, events_of, listening, reception, route_office
+from tests.fakes import FakeSpool, Peer, events_of, listening, reception, route_office, session, settle
 
 STRANGER = Reply(421, "4.7.1", "mail is only taken from our provider")
 
@@ -316,6 +317,63 @@ def test_s06_twenty_slow_sessions_of_one_peer_count_together() -> None:
 
     bench = Bench(limits={"minimum_bytes_per_second": 1000}, dialect=Hasty).run(talk)
     assert len(bench.spool.stored) == 20
+
+
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """Nobody waits: where nothing is to be done, the clock leaps to the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._leapt = 0.0
+        real = self._selector.select  # type: ignore[attr-defined]
+
+        def select(timeout: float | None = None) -> Any:
+            self._leapt += timeout or 0.0
+            return real(0)
+
+        self._selector.select = select  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self._leapt
+
+
+async def _send_slowly(sessions: int, octets: int, *, seconds: int) -> tuple[FakeSpool, list[bytes]]:
+    """Each of `sessions` of one peer, with every limit at its default, gets `octets` of content each second."""
+    spool = FakeSpool(keep=False)
+    made = reception(spool, [])
+    house = House(total=100, each=20)
+    opened = []
+    for _ in range(sessions):
+        protocol, transport = session(made, house=house)
+        protocol.data_received(b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<alice@office.example>\r\nDATA\r\n")
+        opened.append((protocol, transport))
+    for _ in range(seconds):
+        await asyncio.sleep(1)
+        for protocol, transport in opened:
+            if not transport.closed and not transport.eof:
+                protocol.data_received(b"x" * (octets - 2) + b"\r\n")
+    for protocol, transport in opened:
+        if not transport.closed and not transport.eof:
+            protocol.data_received(b".\r\n")
+            await settle(protocol)
+    return spool, [transport.segments[-1] for _, transport in opened]
+
+
+@pytest.mark.parametrize(
+    ("sessions", "octets", "seconds", "answer"),
+    [
+        (1, 4200, 2500, b"250 "),  # ten megabytes at 33,600 bit/s: over forty minutes
+        (20, 60, 2000, b"250 "),  # twenty sessions that share 9,600 bit/s
+        (1, 60, 2000, b"421 4.4.2 too slow"),  # one alone, below 64 octets a second
+    ],
+)
+def test_s06_with_every_limit_at_its_default_a_slow_line_is_no_slow_peer(
+    sessions: int, octets: int, seconds: int, answer: bytes
+) -> None:
+    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+        spool, answers = runner.run(_send_slowly(sessions, octets, seconds=seconds))
+    assert all(said.startswith(answer) for said in answers), answers
+    assert spool.committing == (sessions if answer == b"250 " else 0)
 
 
 @pytest.mark.parametrize("verb", ["NOOP", "RSET", "VRFY x"])

@@ -20,9 +20,10 @@ A dialogue is text, one step a line:
     ! silent                          never say anything again, read what comes until the peer leaves
     ! close                           end the connection in order
     ! drop                            reset it
-    ! deliver 127.0.0.1:25 alice@office.example 3 2
+    ! deliver 127.0.0.1:25 alice@office.example 3 2 pipelined
                                       from now on, beside all else: connect in and hand over 3 messages for that
-                                      address in 2 connections at a time, as a server does whose queue was started
+                                      address in 2 connections at a time, as a server does whose queue was started;
+                                      "pipelined": MAIL, RCPT and DATA at once, QUIT together with the last dot
 
 Blank lines and lines that begin with # mean nothing. Behind `! close` and `! drop` only `! wait` and `! deliver` are
 played. Behind the last step a QUIT is answered 221, anything else 421.
@@ -101,6 +102,7 @@ class Deliver:
     recipient: str
     messages: int
     connections: int
+    pipelined: bool = False
 
 
 Step = Deliver | Say | Expect | Wait | Drip | Endless | StartTls | Silent | Close | Drop
@@ -147,9 +149,11 @@ def _order(text: str, number: int) -> Step:
         case "drop":
             return Drop()
         case "deliver":
-            where, recipient, messages, connections = f"{rest} 1 1".split()[:4]
+            words = rest.split()
+            pipelined = words[-1] == "pipelined"
+            where, recipient, messages, connections = [*words[: len(words) - pipelined], "1", "1"][:4]
             host, _, port = where.rpartition(":")
-            return Deliver(host, int(port), recipient, int(messages), int(connections))
+            return Deliver(host, int(port), recipient, int(messages), int(connections), pipelined)
     raise ValueError(f"line {number}: {word!r} is no order")
 
 
@@ -290,7 +294,7 @@ class Provider:
         return True
 
     async def _deliver(self, order: Deliver, numbers: range) -> None:
-        """One connection to the site, with the messages of these numbers; without pipelining, as plain as can be."""
+        """One connection to the site, with the messages of these numbers."""
         try:
             reader, writer = await asyncio.open_connection(order.host, order.port)
         except OSError as error:
@@ -303,26 +307,30 @@ class Provider:
                 if line[3:4] != "-":
                     return line or "no answer"
 
-        async def say(command: str) -> str:
-            writer.write(command.encode() + b"\r\n")
-            return await answer()
+        async def say(*commands: str) -> str:
+            """Together; the answer that tells most: the first that is no yes, or the last."""
+            writer.write("".join(f"{command}\r\n" for command in commands).encode())
+            answers = [await answer() for _ in commands]
+            return next((each for each in answers if each[0] not in "23"), answers[-1])
 
         try:
             if (greeting := await answer())[:3] != "220":
                 self.delivered.append(greeting)
                 return
             await say("EHLO scripted.example")
+            quitted = False
             for number in numbers:
-                said = await say("MAIL FROM:<author@world.example>")
-                for command in (f"RCPT TO:<{order.recipient}>", "DATA"):
-                    said = await say(command) if said[0] == "2" else said
+                envelope = ("MAIL FROM:<author@world.example>", f"RCPT TO:<{order.recipient}>", "DATA")
+                said = "250"
+                for commands in (envelope,) if order.pipelined else [(command,) for command in envelope]:
+                    said = await say(*commands) if said[0] == "2" else said
                 if said[0] == "3":
-                    body = (
-                        f"Message-ID: <{number}.{id(order)}@world.example>\r\nSubject: message {number}\r\n\r\nHello."
-                    )
-                    said = await say(f"{body}\r\n.")
+                    quitted = order.pipelined and number == numbers[-1]
+                    head = f"Message-ID: <{number}.{id(order)}@world.example>\r\nSubject: message {number}"
+                    writer.write(f"{head}\r\n\r\nHello.\r\n.\r\n".encode() + b"QUIT\r\n" * quitted)
+                    said = await answer()
                 self.delivered.append(said)
-            await say("QUIT")
+            await (answer() if quitted else say("QUIT"))
         except (ConnectionError, IndexError) as error:
             self.delivered.append(f"broken off: {error}")
         finally:
@@ -400,7 +408,7 @@ def _texts(names: Sequence[str], nodes: Sequence[str], delivery: str) -> list[st
         entry = ready[name]
         own = [for_nodes(text, nodes) if nodes else text for text in (entry.text, *entry.connections)]
         if entry.agrees and delivery:
-            own[-1] += f"\n{delivery}"
+            own[-1] += f"\n{delivery} {entry.calls}"
         texts += own
     return texts
 
@@ -434,13 +442,12 @@ def main() -> None:
     parser.add_argument("--deliver", metavar="HOST:PORT", help="where to bring mail once a queue was started")
     parser.add_argument("--to", metavar="ADDRESS", default="alice@office.example", help="for whom (%(default)s)")
     parser.add_argument("--messages", type=int, default=2, help="how many (%(default)s)")
-    parser.add_argument("--connections", type=int, default=1, help="over how many connections at a time (%(default)s)")
     options = parser.parse_args()
     if options.list or not options.dialogues:
         for name, entry in _ready_made().items():
             print(f"{name:<32}{entry.source}")
         return
-    delivery = f"! deliver {options.deliver} {options.to} {options.messages} {options.connections}"
+    delivery = f"! deliver {options.deliver} {options.to} {options.messages}"
     texts = _texts(options.dialogues, options.node, delivery if options.deliver else "")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_rehearse(texts, options.host, options.port))

@@ -27,7 +27,7 @@ def scene(function: Any) -> Any:
     return run
 
 
-def deliver(port: int, messages: int = 1, connections: int = 1) -> str:
+def deliver(port: int, messages: int = 1, connections: int | str = 1) -> str:
     return f"\n! deliver 127.0.0.1:{port} {ALICE} {messages} {connections}"
 
 
@@ -53,9 +53,9 @@ def test_each_server_is_met_by_a_whole_round(tmp_path: Path, name: str) -> None:
     async def run() -> None:
         port = free_port()
         dialogues = [entry.text, *entry.connections]
-        waiting = sum(count or 0 for count in entry.promised) or 2
+        waiting = sum(count or 0 for count in entry.promised) or 6
         if entry.agrees:
-            dialogues[-1] += deliver(port, waiting)
+            dialogues[-1] += deliver(port, waiting, entry.calls)
         async with scripted.Provider(*dialogues) as isp:
             path = write(tmp_path, provider(port=isp.port, nodes=list(NODES)), listen=[f"127.0.0.1:{port}"])
             async with site(path) as made:

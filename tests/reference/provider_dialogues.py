@@ -11,6 +11,15 @@ from dataclasses import dataclass
 
 NODES = ("office.example", "branch.example")
 
+# As they come; Postfix says QUIT together with its last dot and waits for neither answer (smtp_proto.c).
+_CALLS = {
+    "Postfix": "5 pipelined",
+    "Exim": "1 pipelined",
+    "Sendmail": "1 pipelined",
+    "hMailServer": "2",
+    "ZMailer": "4",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -26,6 +35,11 @@ class Entry:
     connections: tuple[str, ...] = ()
     tls: str = "off"
     impatient: str = ""  # the deadline to be met with soon, "etrn" or "command": the server is silent, or slow
+
+    @property
+    def calls(self) -> str:
+        """How it connects in: over how many connections at a time, and whether it pipelines."""
+        return _CALLS.get(self.software, "1")
 
     @property
     def agrees(self) -> bool:

@@ -227,9 +227,10 @@ def test_no_end_of_the_session_spoils_the_answers(end: str) -> None:
 
 
 def test_a_quit_without_an_answer_is_not_waited_for_long() -> None:
-    run = asked(etrn("250 OK").removesuffix("S: 221 bye\n") + "! silent", tls="off", limit=limits(command_seconds=0.2))
+    """However patient we are with other commands."""
+    run = asked(etrn("250 OK").removesuffix("S: 221 bye\n") + "! silent", tls="off", limit=limits(command_seconds=300))
     assert run.result.failure is None
-    assert run.seconds < 2
+    assert 4 < run.seconds < 30
 
 
 # --- threat model -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from siteagent import traffic
 from siteagent.wire.reader import ReplyError, ReplyReader
 from siteagent.wire.reply import Reply
 
-_HIGH_WATER_BYTES = 65_536
+_HIGH_WATER_BYTES = 32_768  # of each connection, and a thousand sites may ask in one minute
 
 
 class Lost(Exception):

@@ -52,8 +52,10 @@ class Cost:
     nodes: int
     messages: int
     start: float = 0.0
+    start_cpu: float = 0.0
     opened: float = 0.0
     memory: int = 0
+    memory_alone: int = 0
     memory_most: int = 0
     idle_cpu: float = 0.0
     answers: list[float] = field(default_factory=list)
@@ -133,6 +135,7 @@ class Hub:
             self._process = subprocess.Popen(argv, cwd=ROOT, stderr=log, env=environment)
         (ready,) = wait_for(lambda: self.events("hub.ready"), "hub.ready", seconds=120, every=0.005)
         self.start_seconds = time.monotonic() - self.began
+        self.start_cpu_seconds = self.cpu_seconds()
         self.ready = ready
         self.port = int(ready["listening"][0].rpartition(":")[2])
         return self
@@ -196,7 +199,7 @@ def measure(place: Path, *, messages: int, nodes: int, asks: int, idle_seconds: 
     cost = Cost(nodes, messages)
     filled = make_queue(place / "state", messages, nodes=nodes)
     with Site() as site, Hub(place, nodes=nodes, site_port=site.port) as hub:
-        cost.start, cost.opened = hub.start_seconds, hub.ready["seconds"]
+        cost.start, cost.start_cpu, cost.opened = hub.start_seconds, hub.start_cpu_seconds, hub.ready["seconds"]
         if hub.ready["messages"] != messages:
             raise Trouble(f"the hub knows of {hub.ready['messages']} messages and not of {messages}")
         time.sleep(1.0)
@@ -207,6 +210,7 @@ def measure(place: Path, *, messages: int, nodes: int, asks: int, idle_seconds: 
         alone = min(asks, filled)
         for number in range(alone):
             _ask_one(hub, site, number, cost)
+        _, cost.memory_alone = hub.memory()
         _ask_the_rest(hub, range(alone, filled), cost, messages // filled)
         pushed = sum(event["messages"] for event in hub.events("push.ended"))
         if pushed != messages:
@@ -249,8 +253,10 @@ def rows(costs: Sequence[Cost]) -> list[tuple[str, ...]]:
     figures = (
         ("start to listening, s", lambda c: f"{c.start:.2f}"),
         ("  of it the hub's own, s", lambda c: f"{c.opened:.2f}"),
+        ("  CPU until then, s", lambda c: f"{c.start_cpu:.2f}"),
         ("memory (RSS), MB", lambda c: f"{c.memory / 1e6:.0f}"),
-        ("  at most, pushes over, MB", lambda c: f"{c.memory_most / 1e6:.0f}"),
+        ("  at most, one push after the other, MB", lambda c: f"{c.memory_alone / 1e6:.0f}"),
+        ("  at most, when all had pushed, MB", lambda c: f"{c.memory_most / 1e6:.0f}"),
         ("idle CPU, % of a core", lambda c: f"{c.idle_cpu * 100:.1f}"),
         ("ETRN answer, median, ms", lambda c: _ms(c.answers, 50)),
         ("  p99, ms", lambda c: _ms(c.answers, 99)),

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from tests.e2e.agent import Agent
 from tests.e2e.hub import Hub
-from tests.e2e.lab import Lab, Sink, nothing_left, smtp, wait_for
+from tests.e2e.lab import Lab, Sink, smtp, wait_for
 from tests.e2e.messages import ALICE, CAROL, NODES, Shape, simple
 from tests.e2e.postfix import MASTER, SUBMISSION_PORT, PostfixProvider, Terms
 from tests.e2e.servers import Exim, Sendmail, Server
@@ -22,12 +21,6 @@ from tests.e2e.servers import Exim, Sendmail, Server
 pytestmark = [pytest.mark.netns]
 
 REACHED_AS = "office.dyn.example"
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with nothing_left(), Lab() as made:
-        yield made
 
 
 def indented(text: str, begin: str, end: str = "\0") -> list[str]:

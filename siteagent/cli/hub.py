@@ -258,7 +258,7 @@ def _dropped(state_directory: Path, message: str) -> tuple[bool, str]:
     """Without a hub: we are the spool's owner for a moment."""
     if not state_directory.is_dir():
         return False, "nothing is held here: no hub has run yet"
-    from siteagent.hub.server import drop_now
+    from siteagent.hub.orders import drop_now
 
     return drop_now(state_directory, message)
 

@@ -18,13 +18,12 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from siteagent.config.convert import changed
 from siteagent.config.sections import Endpoint, HubConfiguration, Listener, Node
-from siteagent.errors import CannotCreate, SiteAgentError
-from siteagent.events import Emit, Event, HubReady, MessageReturned, SpoolDamaged, Stamped
+from siteagent.errors import CannotCreate
+from siteagent.events import Emit, Event, HubReady, SpoolDamaged, Stamped
 from siteagent.host import systemd
 from siteagent.host.tls import ServerContext
 from siteagent.hub import recipients, report
@@ -32,10 +31,12 @@ from siteagent.hub.clock import Clock
 from siteagent.hub.days import FILE as DAYS
 from siteagent.hub.days import Days
 from siteagent.hub.dialect import HubDialect, HubReception, ImplicitDialect, OdmrDialect
+from siteagent.hub.expiry import Expiry
 from siteagent.hub.front import Front
 from siteagent.hub.guard import Guard
 from siteagent.hub.login import Logins
 from siteagent.hub.nodes import NodeTable
+from siteagent.hub.orders import Orders
 from siteagent.hub.outbox import Desk
 from siteagent.hub.push import Pusher
 from siteagent.hub.queue import Queue
@@ -43,21 +44,16 @@ from siteagent.hub.returns import Returns
 from siteagent.inbound import listener as inbound
 from siteagent.inbound.reception import Owner
 from siteagent.names import Resolver
-from siteagent.status import counted
 from siteagent.store import held, lock, requests
-from siteagent.store.durable import remove_quietly
 from siteagent.store.snapshot import Snapshot
 from siteagent.store.spool import Filing, Spool
 from siteagent.wire.reply import Reply
 
-RELEASE, DROP = "release", "drop"
 _FULL = Reply(452, "4.2.2", "too much waits for this site, try again later")
 _GRACE_SECONDS = 30.0
 _CALM_SECONDS = 0.5
 _STATUS_RETRY_SECONDS = 15.0
 _LOOK_SECONDS = 30.0
-_EXPIRY_SECONDS = 3600.0
-_FIRST_EXPIRY_SECONDS = 15.0
 
 
 class Hub:
@@ -93,7 +89,6 @@ class Hub:
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._expired: dict[str, int] = {}
         self._highest = 0
         self._state = "starting"
         self._since = datetime.now(UTC)
@@ -129,12 +124,13 @@ class Hub:
         began = self._monotonic()
         self._make_state_directory()
         self._stack.callback(lock.acquire(self.state_directory, purpose="run the hub").release)
-        self._days = Days(self.state_directory / DAYS, wall=self._wall, monotonic=self._monotonic)
-        await asyncio.to_thread(self._days.open)
         await self._open_spool()
         self._resolver = Resolver(self.state_directory / "names.json", note=self._note)
         self._stack.push_async_callback(self._resolver.close)
-        self._build(self.configuration)
+        days = Days(self.state_directory / DAYS, wall=self._wall, monotonic=self._monotonic)
+        await asyncio.to_thread(days.open)
+        self._build(self.configuration, days)
+        await asyncio.to_thread(self._mark_day)
         self._listed, self.table = await asyncio.to_thread(recipients.table, self.configuration.node, self._note)
         self._seen = self._listed
         self._context = ServerContext(self.configuration.listener)
@@ -149,7 +145,8 @@ class Hub:
         self._state = "running"
         await self._write_status()
         pushing = self._clock.run(lambda: list(self.table.nodes.values()), self._push_unasked)
-        for work in (self._keep_status(), self._look_around(), self._keep_expiring(), pushing):
+        expiring = self.expiry.run(lambda: self._highest, self._changed.set)
+        for work in (self._keep_status(), self._look_around(), expiring, pushing):
             self.background(work)
         messages, octets = self.queue.totals()
         self.emit(
@@ -188,9 +185,8 @@ class Hub:
         self._highest = index.highest
         for damage in index.damaged:
             self.emit(SpoolDamaged(what=damage.what, reason=damage.reason))
-        await asyncio.to_thread(self._mark_day)
 
-    def _build(self, configuration: HubConfiguration) -> None:
+    def _build(self, configuration: HubConfiguration, days: Days) -> None:
         """What is made anew by nothing but a restart."""
         self._returns = Returns(
             hostname=configuration.hostname,
@@ -216,6 +212,15 @@ class Hub:
             emit=self.emit,
             node=self._node,
         )
+        self.expiry = Expiry(
+            desk,
+            days,
+            table=lambda: self.table,
+            releasing=self._pusher.running,
+            note=self._note,
+            place=self.state_directory / DAYS,
+        )
+        self._orders = Orders(desk, self._pusher, table=lambda: self.table, answer=self._answer)
         self.front = Front(
             lambda: self.table,
             queue=self.queue,
@@ -326,51 +331,10 @@ class Hub:
 
     def look_at_requests(self) -> None:
         """Takes what people left in the state directory (`hub release`, `hub drop`)."""
-        for request in requests.take(self.state_directory):
-            if request.kind == RELEASE:
-                self._release(request)
-            elif request.kind == DROP:
-                self.background(self._drop(request))
+        self._orders.take(self.state_directory)
 
-    def _release(self, request: requests.Request) -> None:
-        answers = []
-        done = True
-        for name in request.nodes:
-            node = self.table.nodes.get(name)
-            count = self.queue.count(name)
-            if node is None:
-                answers.append(f"there is no node {name}")
-            elif node.deliver_to is None:
-                answers.append(f"{name} has no deliver_to: it fetches its mail by ATRN")
-            else:
-                self._pusher.start(node)
-                answers.append(f"{counted(count, 'message')} for {name}")
-                continue
-            done = False
-        self.fold.answer(request.id, "; ".join(answers), done=done)
-        self._changed.set()
-
-    async def _drop(self, request: requests.Request) -> None:
-        for message in request.nodes:
-            deliveries = await self.spool.ask(partial(held.named, message=message))
-            gone = [(identity, node) for identity, node in deliveries if self.queue.remove(node, {identity})]
-            if gone:
-                for path in await self.spool.ask(partial(held.drop, deliveries=gone)):
-                    remove_quietly(path)
-            for _, node in gone:
-                self.emit(
-                    MessageReturned(
-                        message=message, node=node, sender="", recipients=(), reason="dropped by hand", notice=False
-                    )
-                )
-            text = (
-                f"dropped {message}"
-                if gone
-                else f"{message} is on its way"
-                if deliveries
-                else f"there is no message {message}"
-            )
-            self.fold.answer(request.id, text, done=bool(gone))
+    def _answer(self, request: str, text: str, done: bool) -> None:
+        self.fold.answer(request, text, done=done)
         self._changed.set()
 
     async def apply(self, configuration: HubConfiguration) -> None:
@@ -421,48 +385,8 @@ class Hub:
         if waits and self._state == "running":
             self._pusher.start(node)
 
-    async def _keep_expiring(self) -> None:
-        await asyncio.sleep(_FIRST_EXPIRY_SECONDS)
-        while True:
-            await asyncio.to_thread(self._mark_day)
-            await self.expire()
-            await asyncio.sleep(_EXPIRY_SECONDS)
-
     def _mark_day(self) -> None:
-        self._days.mark(self._highest)
-        longest = max((node.retain_days for node in self.configuration.node), default=1)
-        try:
-            self._days.save(longest_days=longest)
-        except OSError as error:
-            self._note(f"cannot write {self.state_directory / DAYS}: {error.strerror}")
-
-    async def expire(self) -> None:
-        """Gives up what was held for longer than `retain_days`, by a notice to its sender; without a relay, never."""
-        for node in list(self.table.nodes.values()):
-            waiting = self.queue.older_than(node.name, self._days.held_for(node.retain_days))
-            if waiting and self._returns.relay is not None and not self._pusher.running(node.name):
-                for one in self.queue.take_these(node.name, waiting):
-                    await self._expire(node, one)
-                self.queue.rewind(node.name)
-            left = self.queue.older_than(node.name, self._days.held_for(node.retain_days))
-            self._expired[node.name] = len(left)
-        self._changed.set()
-
-    async def _expire(self, node: Node, one: held.Held) -> None:
-        given_up = False
-        try:
-            filing = await self.spool.ask(
-                lambda connection: held.with_content(connection, one.id, node.name)  # one message at a time
-            )
-            given_up = await self._returns.expired(filing, node)
-        except (LookupError, ValueError, TypeError, SiteAgentError) as error:
-            self._note(f"cannot give up message {one.id} for {node.name}: {error}")
-        finally:
-            if given_up:
-                self.spool.filed([(one.id, node.name)])
-                self.queue.gone(node.name, one)
-            else:
-                self.queue.put_back(node.name, one)
+        self.expiry.mark(self._highest)
 
     # --- status -------------------------------------------------------------------------------------------------------
 
@@ -491,7 +415,7 @@ class Hub:
             messages=self.queue.count(node.name),
             bytes=self.queue.bytes(node.name),
             oldest=self.queue.oldest(node.name),
-            expired=self._expired.get(node.name, 0),
+            expired=self.expiry.left.get(node.name, 0),
             releasing=self._pusher.running(node.name),
         )
 
@@ -513,30 +437,6 @@ class Hub:
         await asyncio.to_thread(self._mark_day)
         await self._write_status()
         self._snapshot.close()
-
-
-def drop_now(state_directory: Path, message: str) -> tuple[bool, str]:
-    """Removes a message from the spool of a hub that does not run; whether it was there, and words. Blocks.
-
-    Raises CannotCreate where a hub runs after all, StorageError.
-    """
-    held_lock = lock.acquire(state_directory, purpose=f"drop {message}")
-    try:
-        spool = Spool(state_directory, recall=held.Index())
-        spool.open()
-        try:
-            return asyncio.run(_drop_from(spool, message))
-        finally:
-            spool.close_now()
-    finally:
-        held_lock.release()
-
-
-async def _drop_from(spool: Spool, message: str) -> tuple[bool, str]:
-    deliveries = await spool.ask(partial(held.named, message=message))
-    for path in await spool.ask(partial(held.drop, deliveries=deliveries)):
-        remove_quietly(path)
-    return bool(deliveries), f"dropped {message}" if deliveries else f"there is no message {message}"
 
 
 def _listening_on(section: Listener, endpoints: Sequence[Endpoint]) -> Listener:

@@ -405,44 +405,6 @@ def test_without_a_relay_nothing_is_given_up(tmp_path: Path) -> None:
     assert running.hub.queue.count("office.example") == 1
 
 
-def expired(tmp_path: Path, *, relay: bool) -> tuple[Running, list[bytes]]:
-    notices: list[bytes] = []
-    clock = {"now": 5000.0}
-
-    async def run() -> Running:
-        async with odd_site(smtp(contents=notices)) as address:
-            nodes = [node(deliver_to="127.0.0.1:1", etrn_without_auth=True, retain_days=3)]
-            async with hub(
-                tmp_path, nodes, relay=address if relay else None, monotonic=lambda: clock["now"]
-            ) as running:
-                await running.fill([MAIL])
-                for _ in range(3):
-                    clock["now"] += 86_400
-                    running.hub._mark_day()
-                    await running.hub.expire()
-                assert running.of("message.returned") == [], "not a minute early"
-                clock["now"] += 86_400
-                await running.hub.expire()
-                await asyncio.sleep(0.02)
-                return running
-
-    return asyncio.run(run()), notices
-
-
-def test_s61_after_retain_days_the_sender_gets_a_notice_and_the_message_goes(tmp_path: Path) -> None:
-    running, notices = expired(tmp_path, relay=True)
-    assert len(notices) == 1
-    assert b"Status: 5.4.7" in notices[0]
-    assert running.hub.queue.totals() == (0, 0)
-
-
-def test_without_a_relay_what_expires_is_held_and_shown(tmp_path: Path) -> None:
-    running, _ = expired(tmp_path, relay=False)
-    assert running.hub.queue.count("office.example") == 1
-    (warning,) = running.hub.document()["warnings"]
-    assert warning["name"] == "expired"
-
-
 @pytest.mark.parametrize("gone", [True, False])
 def test_an_ask_that_waits_behind_a_push_goes_by_the_configuration_of_then(tmp_path: Path, gone: bool) -> None:
     """While a push runs its node is taken out, or put elsewhere; the next one goes there, or nowhere."""

@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from siteagent.config.convert import changed
 from siteagent.errors import CannotCreate
-from siteagent.hub.server import drop_now
-from siteagent.store import requests
 from tests.hub import Running, hub, node
 from tests.unit.test_hub_push import odd_site, smtp
 
@@ -92,7 +90,7 @@ def test_whatever_stands_in_a_row_the_others_go_and_the_hub_is_fine(tmp_path: Pa
         ):
             running.hub.front.release("office.example", account=None, peer="p")
             await running.released()
-            await running.hub.expire()
+            await running.hub.expiry.look()
             json.dumps(running.hub.document())
             return running
 
@@ -203,54 +201,6 @@ def test_a_changed_configuration_counts_from_the_next_session(tmp_path: Path) ->
             await peer.close()
             shown = {entry["name"]: entry["messages"] for entry in running.hub.document()["nodes"]}
             assert shown == {"new.example": 0, "office.example": 1}, "what is held stays, and is shown"
-
-    asyncio.run(run())
-
-
-def left(running: Running, kind: str, *names: str) -> requests.Request:
-    request = requests.Request(id=requests.new_id(), kind=kind, nodes=names)
-    requests.leave(running.hub.state_directory, request)
-    running.hub.look_at_requests()
-    return request
-
-
-def test_a_message_is_dropped_by_hand_and_nobody_hears_of_it(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with hub(tmp_path, [node(deliver_to="127.0.0.1:1")], relay="127.0.0.1:1") as running:
-            await running.fill(mails(2))
-            ident = running.of("message.accepted")[0].message
-            request = left(running, "drop", ident)
-            await running.until(lambda: request.id in running.hub.fold.answers)
-            assert running.hub.fold.answers[request.id]["done"]
-            assert running.hub.queue.count("office.example") == 1
-            again = left(running, "drop", ident)
-            await running.until(lambda: again.id in running.hub.fold.answers)
-            assert not running.hub.fold.answers[again.id]["done"]
-
-    asyncio.run(run())
-    assert restarted(tmp_path).hub.queue.count("office.example") == 1
-
-
-def test_a_message_is_dropped_while_no_hub_runs(tmp_path: Path) -> None:
-    async def run() -> str:
-        async with hub(tmp_path, [node(deliver_to="127.0.0.1:1")]) as running:
-            await running.fill(mails(2))
-            return str(running.of("message.accepted")[0].message)
-
-    ident = asyncio.run(run())
-    assert drop_now(tmp_path / "state", ident) == (True, f"dropped {ident}")
-    assert not drop_now(tmp_path / "state", ident)[0]
-    assert restarted(tmp_path).hub.queue.count("office.example") == 1
-
-
-def test_release_by_hand_pushes_and_says_what_it_does_not_know(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with hub(tmp_path, [node(deliver_to="127.0.0.1:1")]) as running:
-            await running.fill(mails(1))
-            known, unknown = left(running, "release", "office.example"), left(running, "release", "nobody.example")
-            assert running.hub.fold.answers[known.id]["done"]
-            assert not running.hub.fold.answers[unknown.id]["done"]
-            assert (await running.released()).left == 1
 
     asyncio.run(run())
 

@@ -32,7 +32,7 @@ def indented(text: str, begin: str, end: str = "\0") -> list[str]:
 def agent_of(lab: Lab, provider: PostfixProvider | Server, *, reached_as: str = REACHED_AS) -> Agent:
     provider.namespace.knows(REACHED_AS, provider.line.site_address)
     table = {f"provider.{provider.name}": f'reached_as = "{reached_as}"'}
-    table[f"provider.{provider.name}"] += "\nfirst_connection_seconds = 5\nask_every_seconds = 0"
+    table[f"provider.{provider.name}"] += "\nfirst_connection_seconds = 2\nask_every_seconds = 0"
     return lab.agent(providers=[provider], tables=table)  # type: ignore[list-item]
 
 

@@ -2,6 +2,9 @@
 
 The file stays; what counts is the lock on it (`flock`, on Windows a locked byte), so a kill -9 or a reboot leaves
 nothing stale. Its content, the holder's process id, is for people and for `status`.
+
+The file is its owner's alone: whoever can open a file can lock it too, and would keep the agent from starting. For
+everybody else's `status` the same stands in a second one, which is believed where that very process lives.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from siteagent.errors import CannotCreate, PermissionProblem
 RUN = "run"
 ASK = "ask"
 _NAME = "lock"
+_TOLD = "pid"  # "4711 run 123456": the process, its work, when it began in the kernel's ticks
 # Far behind the process id: on Windows a locked byte cannot be read by others.
 _LOCKED_BYTE = 1 << 20
 _TRIES = 30
@@ -26,11 +30,14 @@ _BETWEEN_TRIES_SECONDS = 0.01
 class Lock:
     """Held until `release`, or until the process ends. Made by `acquire`."""
 
-    def __init__(self, handle: int) -> None:
+    def __init__(self, handle: int, state_directory: Path) -> None:
         self._handle = handle
+        self._told = state_directory / _TOLD
 
     def release(self) -> None:
         if self._handle >= 0:
+            with contextlib.suppress(OSError):
+                self._told.unlink()
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, 0)
             os.close(self._handle)
@@ -44,7 +51,7 @@ def acquire(state_directory: Path, *, purpose: str, work: str = RUN) -> Lock:
     """
     path = state_directory / _NAME
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except PermissionError as error:
         raise PermissionProblem(
             f"cannot {purpose}",
@@ -70,16 +77,53 @@ def acquire(state_directory: Path, *, purpose: str, work: str = RUN) -> Lock:
         )
     with contextlib.suppress(OSError):  # a full disk: the text is for people, the lock is what counts
         if sys.platform != "win32":
-            os.fchmod(handle, 0o644)  # whoever runs `status` looks at it, whatever our umask
+            os.fchmod(handle, 0o600)
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()} {work}\n".encode())
-    return Lock(handle)
+        _tell(state_directory / _TOLD, f"{os.getpid()} {work} {_begun(os.getpid())}\n")
+    return Lock(handle, state_directory)
+
+
+def _tell(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o644)
+    try:
+        if sys.platform != "win32":
+            os.fchmod(handle, 0o644)  # whoever runs `status` looks at it, whatever our umask
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
+def _begun(pid: int) -> str:
+    """When a process began, as no second one of its number can have; "-" where nobody tells."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "-"
+
+
+def _told_holder(state_directory: Path) -> int | None:
+    """What the holder told everybody, if it lives still."""
+    try:
+        pid, _, begun = (state_directory / _TOLD).read_text("ascii").split()
+        if begun != "-" and Path("/proc/self/stat").exists():
+            return int(pid) if _begun(int(pid)) == begun else None
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return int(pid)  # it lives, and is somebody else's
+    except (OSError, ValueError):
+        return None
+    return int(pid)
 
 
 def lock_holder(state_directory: Path) -> int | None:
     """The process id of the agent that works with `state_directory`, 0 where it cannot be read, None if none does."""
     try:
         handle = os.open(state_directory / _NAME, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except PermissionError:
+        # On Windows no file is shut to others by a mode, and os.kill would be no question.
+        return _told_holder(state_directory) if sys.platform != "win32" else None
     except OSError:
         return None
     try:
@@ -126,10 +170,11 @@ def _try_lock(handle: int, *, shared: bool = False) -> bool:
 
 def holder_work(state_directory: Path) -> str:
     """What the holder of the lock is at: RUN or ASK. Only told where `lock_holder` tells of one."""
-    try:
-        words = (state_directory / _NAME).read_text("ascii", "replace")[:32].split()
-    except OSError:
-        return RUN
+    words: list[str] = []
+    for name in (_NAME, _TOLD):
+        with contextlib.suppress(OSError):
+            words = (state_directory / name).read_text("ascii", "replace")[:32].split()
+            break
     return words[1] if len(words) > 1 else RUN
 
 

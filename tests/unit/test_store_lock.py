@@ -1,9 +1,11 @@
 """One agent a state directory, for exactly as long as its process lives."""
 
+import contextlib
 import errno
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +103,65 @@ def test_a_released_lock_is_free_and_empty(tmp_path: Path) -> None:
     held.release()
     assert (tmp_path / "lock").read_bytes() == b""
     lock.acquire(tmp_path, purpose="run the agent").release()
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root as another user for a moment."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A state directory that everybody may look into, as the service's: pytest's own are closed."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+AS_ROOT = pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="root becomes another user for a moment"
+)
+
+
+@AS_ROOT
+def test_nobody_else_can_take_the_lock_and_so_keep_the_agent_from_starting(open_place: Path) -> None:
+    """X5: a shared lock needs no more than a descriptor, and would stand in the way of ours."""
+    import fcntl
+
+    lock.acquire(open_place, purpose="run the agent").release()
+    with nobody():
+        for name in os.listdir(open_place):
+            with contextlib.suppress(PermissionError):
+                fcntl.flock(os.open(open_place / name, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock.acquire(open_place, purpose="run the agent").release()
+    held = lock.acquire(open_place, purpose="run the agent")
+    assert (open_place / "lock").stat().st_mode & 0o777 == 0o600
+    held.release()
+
+
+@AS_ROOT
+def test_who_may_not_look_at_the_lock_is_told_of_the_holder_while_it_lives(open_place: Path) -> None:
+    with nobody():
+        assert lock.lock_holder(open_place) is None
+    with another_process(open_place, lock.ASK) as first:
+        with nobody():
+            assert lock.lock_holder(open_place) == first.pid
+            assert lock.holder_work(open_place) == lock.ASK
+        first.kill()
+        first.wait(10)
+        with nobody():
+            assert lock.lock_holder(open_place) is None, "what it told is older than its death"
+    told = open_place / "pid"
+    told.write_text(f"{os.getpid()} run 1\n")  # its number was given to another process since
+    with nobody():
+        assert lock.lock_holder(open_place) is None
+    lock.acquire(open_place, purpose="run the agent").release()
+    assert not told.exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX")

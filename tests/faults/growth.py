@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 MOST_GROWTH = 0.05
+MOST_THREADS_MORE = 2  # pools make a thread when all of theirs are at work, up to a bound
 LONG_ENOUGH_SECONDS = 600  # below it, caches that fill and threads that are made at need outweigh what leaks
 
 
@@ -71,7 +72,8 @@ class Report:
             if self.seconds >= LONG_ENOUGH_SECONDS:
                 looked_at |= {"threads": 2, "memory": 3}
             for what, column in looked_at.items():
-                if end[column] > start[column] * (1 + MOST_GROWTH):
+                some = MOST_THREADS_MORE if what == "threads" else 0
+                if end[column] > start[column] * (1 + MOST_GROWTH) + some:
                     grown.append(f"{who}: {what} grew from {start[column]:.0f} to {end[column]:.0f}")
         return grown
 

@@ -29,7 +29,6 @@ __all__ = [
     "password",
     "passwords_of",
     "place",
-    "secrets_of",
     "stamp",
     "state_directory",
     "survey",
@@ -302,17 +301,6 @@ def stamp(path: Path) -> Stamp | None:
     except OSError:
         return None
     return (status.st_mtime_ns, status.st_size, status.st_ino)
-
-
-def secrets_of(configuration: Configuration | HubConfiguration) -> tuple[Path, ...]:
-    """Certificate, key, CA and password files: read again when they change on disk."""
-    listener = configuration.listener
-    files: list[Path | None] = [listener.tls_certificate, listener.tls_key]
-    if isinstance(configuration, Configuration):
-        files += [provider.tls_ca_file for provider in configuration.provider]
-    else:
-        files += [node.recipients_file for node in configuration.node]
-    return (*passwords_of(configuration), *(path for path in files if path is not None))
 
 
 def passwords_of(configuration: Configuration | HubConfiguration) -> tuple[Path, ...]:

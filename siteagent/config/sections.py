@@ -303,7 +303,8 @@ class Provider:
     )
     method: Method = option(
         "How to ask. `etrn`: the provider then connects to us. `atrn`: the mail comes back over our own "
-        "connection, for sites that nobody can connect to. `auto` chooses.",
+        "connection, for sites that nobody can connect to. `auto`: by ETRN, and by ATRN where it is offered, ETRN "
+        "brings nothing, and there is a login.",
         default=Method.ETRN,
     )
     port: int = option(

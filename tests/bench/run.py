@@ -1,7 +1,7 @@
 """Every figure in one table: receiving, pushing, asking, starting, resting, and what the past costs.
 
     python tests/bench/run.py                       # about half an hour, of which nothing else should run
-    python tests/bench/run.py --parts start growth  # some of it
+    python tests/bench/run.py --parts start past    # some of it
     python tests/bench/run.py --write               # also into docs/performance.md, with machine, date and command;
                                                     # with --parts these sections alone, the others stay
     python tests/bench/run.py --short               # each thing once and small: whether it runs, not how fast
@@ -169,11 +169,20 @@ PARTS = {
         json=False,
     ),
     "start": Part("Starting and resting (tests/bench/startup.py)", ("startup.py",), startup, ("startup.py --short",)),
-    "growth": Part(
-        "What the past costs (tests/bench/growth.py)",
-        ("growth.py history", "growth.py maildir", "growth.py nodes"),
+    "past": Part(
+        "What the past costs (tests/bench/growth.py history)",
+        ("growth.py history",),
         growth,
-        ("growth.py --short",),
+        ("growth.py history --short",),
+    ),
+    "mailboxes": Part(
+        "What full mailboxes cost (tests/bench/growth.py maildir)",
+        ("growth.py maildir",),
+        growth,
+        ("growth.py maildir --short",),
+    ),
+    "nodes": Part(
+        "What many nodes cost (tests/bench/growth.py nodes)", ("growth.py nodes",), growth, ("growth.py nodes --short",)
     ),
 }
 

@@ -243,11 +243,11 @@ def printed(found: dict[str, list[Row]]) -> str:
     return text
 
 
-def sections(found: dict[str, list[Row]], *, day: str) -> dict[str, str]:
-    """The same as Markdown, by title, each with what was run, when and on what."""
+def sections(found: dict[str, list[Row]], *, day: str, load: float) -> dict[str, str]:
+    """The same as Markdown, by title, each with what was run, when, on what, and how busy that was with other work."""
     made = {}
     for name, rows in found.items():
-        text = f"`python tests/bench/run.py --parts {name}`, {day}, {machine()}.\n\n"
+        text = f"`python tests/bench/run.py --parts {name}`, {day}, {machine()}, load {load:.1f} before it began.\n\n"
         text += f"| {' | '.join(HEAD)} |\n|---|---:|---|---:|---:|\n"
         made[PARTS[name].title] = text + "".join(f"| {' | '.join(row.cells())} |\n" for row in rows)
     return made
@@ -280,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.short and options.write:
         parser.error("--short measures nothing that could be written down")
+    load = os.getloadavg()[0]
     found: dict[str, list[Row]] = {}
     failed = False
     for name in options.parts:
@@ -290,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {problem}", file=sys.stderr)
     print(printed(found))
     if options.write:
-        write(sections(found, day=f"{datetime.now(UTC):%Y-%m-%d}"))
+        write(sections(found, day=f"{datetime.now(UTC):%Y-%m-%d}", load=load))
     return 1 if failed else 0
 
 

@@ -50,9 +50,9 @@ def test_a_row_has_its_ratio_and_none_where_nothing_is_compared() -> None:
 def test_writing_one_part_leaves_the_others_and_the_words_around(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"words\n{run.BEGIN}\n{run.END}\nmore words\n")
-    run.write(run.sections({"past": [Row("old growth", 1.0)]}, day="2026-01-01"), page)
-    run.write(run.sections({"receive": [Row("receiving", 2.0)]}, day="2026-01-02"), page)
-    run.write(run.sections({"past": [Row("new growth", 3.0)]}, day="2026-01-03"), page)
+    run.write(run.sections({"past": [Row("old growth", 1.0)]}, day="2026-01-01", load=0.5), page)
+    run.write(run.sections({"receive": [Row("receiving", 2.0)]}, day="2026-01-02", load=0.5), page)
+    run.write(run.sections({"past": [Row("new growth", 3.0)]}, day="2026-01-03", load=0.5), page)
     text = page.read_text()
     assert text.startswith("words\n") and text.endswith("more words\n")
     assert "receiving" in text and "new growth" in text and "old growth" not in text

@@ -8,7 +8,9 @@ an agent that died left a log, a copy of both.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -222,8 +224,8 @@ class JournalReader:
             ) from error
 
     def _connect(self, stack: contextlib.ExitStack) -> sqlite3.Connection:
-        with self._path.open("rb"):
-            pass  # PermissionError says more than SQLite's "unable to open database file"
+        if schema.is_shut(self._path):  # says more than SQLite's "unable to open database file"
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path))
         try:
             return self._readable(self._path, "mode=ro", stack)
         except sqlite3.OperationalError:

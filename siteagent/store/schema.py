@@ -1,4 +1,4 @@
-"""A schema number on a SQLite file: older is migrated, newer is refused.
+"""A schema number on a SQLite file: older is migrated, newer is refused; and whether we may read the file at all.
 
 The number is ``PRAGMA user_version``. `steps` is the whole history of a schema: ``steps[n]`` takes a file from number
 n to n + 1, and the first makes an empty file into number 1. Migrating is one transaction, behind a copy of the file
@@ -14,6 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from siteagent.errors import ConfigurationError
+
+
+def is_shut(path: Path) -> bool:
+    """Whether it is there and not for us to read; SQLite does not say.
+
+    Never by opening it: a close drops all POSIX locks that this process has on the file, SQLite's own among them
+    (sqlite.org/howtocorrupt.html §2.2).
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def version(connection: sqlite3.Connection) -> int:

@@ -101,7 +101,7 @@ def connect(directory: Path, *, make: bool = True, read_only: bool = False) -> s
         schema.upgrade(connection, path, _STEPS)
     except (sqlite3.Error, OSError) as error:
         _close_quietly(connection)
-        if _is_shut(path):
+        if schema.is_shut(path):
             fix = f"run it as the owner of {directory}, or as root"
             raise PermissionProblem(f"cannot open the spool {path}", "permission denied", fix=fix) from error
         raise StorageError(f"cannot open the spool {path}", str(error), fix="run `siteagent doctor`") from error
@@ -115,15 +115,6 @@ def connect(directory: Path, *, make: bool = True, read_only: bool = False) -> s
 def rows_of(beginning: str, columns: int, rows: int) -> str:
     """The statement that begins so and goes on with `rows` rows of `columns` parameters."""
     return beginning + ",".join(["(" + ",".join("?" * columns) + ")"] * rows)
-
-
-def _is_shut(path: Path) -> bool:
-    """Whether it is there and not for us to read; SQLite does not say. Never by opening: a close drops its locks."""
-    try:
-        path.stat()
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _make_private(path: Path) -> None:

@@ -349,6 +349,22 @@ def test_who_may_not_read_it_is_told_whom_to_be(path: Path) -> None:
     assert said.startswith(f"PermissionProblem: cannot read the journal {path}: Permission denied\n  fix: run it as")
 
 
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="/proc/locks is Linux's")
+def test_reading_it_leaves_the_locks_of_the_agent_that_writes_it(path: Path) -> None:
+    def locks() -> set[str]:
+        inode = f":{path.stat().st_ino}"
+        lines = Path("/proc/locks").read_text().splitlines()
+        return {line.partition(": ")[2] for line in lines if line.split()[-3].endswith(inode)}
+
+    with journal(path) as written:
+        written.record(Stamped(AT, started()))
+        assert written.flush()
+        held = locks()
+        assert held, "SQLite holds the file while it is open"
+        assert ids(path) == ["r1"]
+        assert locks() == held
+
+
 def test_it_is_not_for_everybody_to_read(path: Path) -> None:
     with journal(path) as opened:
         opened.record(Stamped(AT, started()))

@@ -3,7 +3,7 @@
     pip install pytest-mock "setuptools<81"                     # what that suite imports, and we do not
     python tests/reference/aiosmtpd_suite.py                    # ours
     python tests/reference/aiosmtpd_suite.py --stock            # theirs: what the suite does here without us
-    python tests/reference/aiosmtpd_suite.py -- -k smuggling -x # words for pytest behind "--"
+    python tests/reference/aiosmtpd_suite.py -- -v -x           # words for pytest behind "--"
 
 By hand, since the suite listens on a fixed port and takes minutes. Replies are compared by their class (2yz, 3yz, 4yz,
 5yz), not by their words. Every difference is explained in
@@ -100,7 +100,9 @@ def main() -> int:
     tests = Path(theirs.__file__).parent / "tests"
     more = words[words.index("--") + 1 :] if "--" in words else []
     options = ["-q", "-p", "no:cacheprovider", "--tb=no", "-rf", f"--rootdir={tests}", "-c", "/dev/null"]
-    return pytest.main([*options, f"--ignore={tests / 'test_main.py'}", str(tests), *more])
+    # Its command line is not replaced; and one class takes methods of the library's apart and then waits for ever.
+    left_out = [f"--ignore={tests / 'test_main.py'}", "-k", "not TestTLSEnding"]
+    return pytest.main([*options, *left_out, str(tests), *more])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ The rules that the table holds:
    The one exception is RESTING where the operator wants no asking by the clock (a metered line, or 0), and nothing is
    owed: there the next link event or request is waited for.
 2. **One round at a time.** A round opens with START and ends with exactly one END; a row that starts one stands in a
-   state without a round, a row that ends one in a state with a round. A request during a round joins it, or waits.
+   state without a round, a row that ends one in a state with a round. A request joins a round whose ask is to
+   come or under way; of one that asked before, it can only get what the provider had then, so it waits for the next.
 3. **One line a round.** If the line goes, changes or slept, the round is over; sessions that survive count in the next
    one. So what a round cost was spent on one interface.
 4. **A state has at most one timer.** Entering a state anew, or leaving it, ends the timer; a row that goes where a
@@ -66,8 +67,8 @@ class Signal(Enum):
     WOKE = "woke"
     NUDGED = "nudged"  # a hint, the way unchanged, and our last success is a while ago
     REQUESTED = "requested"  # no round is open
-    JOINED = "joined"  # a request that the open round answers
-    QUEUED = "queued"  # a request for other nodes than the open round's
+    JOINED = "joined"  # a request that the open round answers, if it asks (again)
+    QUEUED = "queued"  # a request for other nodes than the open round's, or when mail was asked for and is coming
     ASK_DUE = "ask due"
     GRACE_OVER = "grace over"  # no line came for the request that waits
     TIME_IS_UP = "time is up"  # of the requests that the round is for
@@ -206,7 +207,9 @@ ROWS: tuple[tuple[State | frozenset[State], Signal | frozenset[Signal], State | 
     (IN_ROUND, G.LINE_DOWN, S.DOWN, (A.BREAK_OFF, A.END_LINK_LOST)),
     (IN_ROUND, G.LINE_CHANGED, S.DUE, (A.BREAK_OFF, A.END_LINK_LOST, A.FORGET, A.PLAN_FIRST)),
     (IN_ROUND, G.WOKE, S.DUE, (A.BREAK_OFF, A.END_LINK_LOST, A.FORGET, A.PLAN_FIRST)),
-    (IN_ROUND, G.JOINED, _STAY, (A.JOIN_REQUEST,)),
+    (S.ASKING, G.JOINED, _STAY, (A.JOIN_REQUEST,)),
+    # Somebody knows of mail now, and nobody came yet: to wait for the end of the window would only cost time.
+    (S.EXPECTING, G.JOINED, S.ASKING, (A.JOIN_REQUEST, A.ASK)),
     (IN_ROUND, G.QUEUED, _STAY, (A.HOLD_REQUEST,)),
     (IN_ROUND, G.RETIRE, _STAY, (A.RETIRE_LATER,)),
     (IN_ROUND, G.STOP, S.STOPPED, (A.BREAK_OFF, A.END_INCOMPLETE)),
@@ -231,6 +234,7 @@ IMPOSSIBLE: tuple[tuple[State | frozenset[State], Signal | frozenset[Signal], st
     (IN_ROUND | {S.DOWN, S.CALLED}, G.ASK_DUE, "its timer runs only where a round may start"),
     (IN_ROUND | WAITING | {S.DOWN}, G.GRACE_OVER, "its timer runs only while a request waits for a line"),
     (AFTER_ANSWER, ANSWERS, "the ask is over"),
+    (frozenset({S.RECEIVING, S.QUIET, S.FILING}), G.JOINED, "what was asked for is coming: the request waits"),
     (S.ASKING, frozenset({G.SILENT, G.UNFILED, G.SETTLED, G.SHORT}), "no waiting has begun"),
     (frozenset({S.QUIET, S.FILING, S.RECEIVING}), G.SILENT, "somebody came"),
     (S.EXPECTING, frozenset({G.UNFILED, G.SETTLED, G.SHORT}), "nobody came"),

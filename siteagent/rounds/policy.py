@@ -110,8 +110,8 @@ def answered(
 ) -> Signal:
     """What the end of an ask is for the table. A session that is there outweighs a provider that has nothing.
 
-    `stands`: what came already does, whatever became of this ask; it was the second of its round, or the provider
-    connected before its answer, which then was lost.
+    `stands`: what was agreed or came already does, whatever became of this ask; it was not the first of its round, or
+    the provider connected before its answer, which then was lost.
     """
     signal = verdict.signal
     if stands and signal in (Signal.REFUSED, Signal.FAILED):
@@ -121,7 +121,7 @@ def answered(
             return signal
         return ending(troubled=troubled, exhausted=exhausted, otherwise=Signal.ASKED)
     if signal is Signal.NOTHING and not (session_open or session_came or troubled):
-        return signal
+        return Signal.AGREED if stands else signal  # whom it agreed to send before may be on the way
     if signal in (Signal.AGREED, Signal.NOTHING):
         if session_open:
             return Signal.AGREED_RECEIVING

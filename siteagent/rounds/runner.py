@@ -223,7 +223,7 @@ class Runner:
         self._feed(self._take_nudge)
 
     def request(self, request: Request) -> None:
-        """A round now: joins the open one if that asks for its nodes, else comes right behind it.
+        """A round now: joins the open one where that asks for its nodes from now on, else comes right behind it.
 
         Raises:
             UsageError: one of its nodes is not the provider's.
@@ -283,7 +283,13 @@ class Runner:
         self._incoming = request
         if self._round is None:
             return Signal.REQUESTED
-        joins = policy.covers(self._round.nodes, request.nodes, all_nodes=self._provider.nodes)
+        if self._state is State.ASKING:
+            asked = self._round.nodes
+        elif self._state is State.EXPECTING:
+            asked = self._round.started_nodes  # whom a second ask is about
+        else:
+            return Signal.QUEUED
+        joins = policy.covers(asked, request.nodes, all_nodes=self._provider.nodes)
         return Signal.JOINED if joins else Signal.QUEUED
 
     def _take_event(self, event: Event) -> Signal | None:

@@ -202,7 +202,8 @@ class Rounds(RuleBasedStateMachine):
             self.line = False
             self.feed(Signal.LINE_DOWN)
         elif what in ("join", "queue"):
-            in_round = Signal.JOINED if what == "join" else Signal.QUEUED
+            joins = what == "join" and self.state in (State.ASKING, State.EXPECTING)
+            in_round = Signal.JOINED if joins else Signal.QUEUED
             self.feed(in_round if self.round_open else Signal.REQUESTED)
         elif what == "time" and self.asking:
             self.feed(Signal.TIME_IS_UP)
@@ -298,7 +299,8 @@ DEFECTS = {
     "filing is looked at once only": (_S.FILING, _G.UNFILED, Row(_S.FILING)),
     "a failure plans no retry": (_S.ASKING, _G.FAILED, Row(_S.RETRYING, (_A.END_FAILED,))),
     "a changed line plans no ask": (_S.RESTING, _G.LINE_CHANGED, Row(_S.DUE, (_A.FORGET,))),
-    "a request during a round starts a second one": (_S.RECEIVING, _G.JOINED, Row(_S.ASKING, (_A.START, _A.ASK))),
+    "a request during a round starts a second one": (_S.RECEIVING, _G.QUEUED, Row(_S.ASKING, (_A.START, _A.ASK))),
+    "a request is joined and not asked for": (_S.EXPECTING, _G.JOINED, Row(_S.ASKING, (_A.JOIN_REQUEST,))),
     "waking up asks beside the ask at work": (_S.ASKING, _G.WOKE, Row(_S.ASKING, (_A.ASK,))),
     "a lost line leaves the ask at work": (_S.ASKING, _G.LINE_DOWN, Row(_S.DOWN, (_A.END_LINK_LOST,))),
     "a lost line leaves the round open": (_S.QUIET, _G.LINE_DOWN, Row(_S.DOWN)),

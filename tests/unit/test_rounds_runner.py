@@ -786,13 +786,58 @@ async def test_a_request_starts_a_round():
 
 
 @scene
-async def test_a_request_joins_the_round_at_work():
-    bench = Bench()
+async def test_a_request_joins_the_round_whose_ask_is_under_way():
+    bench = Bench(None)
     await bench.up()
     bench.request("q1")
     assert bench.runner.view().requests == {"r1": ("q1",)}
+    bench.waiting[0].set_result(STARTED)
     await bench.wait(120)
+    assert len(bench.asks) == 1 and bench.outcomes == ["silent"]
+
+
+@scene
+async def test_a_request_while_nobody_came_yet_is_asked_for_at_once():
+    bench = Bench()
+    await bench.up()
+    await bench.wait(60)
+    bench.request("q1")
+    await bench.wait(1)
+    assert len(bench.asks) == 2 and bench.runner.view().requests == {"r1": ("q1",)}
+    await bench.wait(100)
+    assert bench.outcomes == [], "the wait for the first connection began anew"
+    await bench.wait(20)
+    assert bench.outcomes == ["silent"]
+
+
+@scene
+async def test_what_the_provider_agreed_to_stands_when_a_request_hears_that_nothing_waits():
+    bench = Bench(STARTED, NOTHING)
+    await bench.up()
+    bench.request("q1")
+    await bench.wait(1)
+    assert len(bench.asks) == 2 and bench.outcomes == []
+    session = bench.open()
+    bench.accept(session)
+    bench.close(session)
+    await bench.wait(20)
+    assert bench.outcomes == ["drained"]
+
+
+@scene
+async def test_a_request_while_mail_is_coming_is_asked_for_right_behind_it():
+    bench = Bench(STARTED, NOTHING)
+    await bench.up()
+    session = bench.open()
+    bench.accept(session)
+    bench.request("q1")
+    bench.close(session)
+    await bench.wait(14)
+    bench.request("q2")
     assert len(bench.asks) == 1
+    await bench.wait(2)
+    assert bench.outcomes == ["drained", "nothing"]
+    assert bench.started[1].requests == ("q1", "q2")
 
 
 @scene

@@ -131,7 +131,7 @@ class Journal:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("PRAGMA cache_size=-1024")
+            db.execute("PRAGMA cache_size=-256")  # KiB: it writes at the end, and what it fills it keeps
             kept = schema.upgrade(db, self._path, self._steps)
             # What an agent that died left open will never end.
             db.execute(

@@ -95,7 +95,7 @@ def connect(directory: Path, *, make: bool = True, read_only: bool = False) -> s
         connection.execute("PRAGMA wal_autocheckpoint=0")  # `database` does it when nobody waits
         connection.execute("PRAGMA journal_size_limit=16777216")
         connection.execute("PRAGMA temp_store=MEMORY")
-        connection.execute("PRAGMA cache_size=-2048")
+        connection.execute("PRAGMA cache_size=-1024")  # KiB: a batch fits, and what it once filled it keeps
         if not make and schema.version(connection) == 0:
             raise sqlite3.DatabaseError("the file is empty now")
         schema.upgrade(connection, path, _STEPS)

@@ -138,7 +138,7 @@ def test_test_names_each_hop_into_the_maildir(lab: Lab) -> None:
     took, asked, connected, there = done.stdout.splitlines()
     assert took.startswith(f"1. isp took the message for {ALICE} (250 ")
     assert asked.startswith("2. asked isp (office.example: 250 Queuing started")
-    assert connected.startswith("3. isp connected after ")
+    assert connected.startswith("3. isp connected and brought 1 message after ")
     assert there.startswith(f"4. it is in the Maildir of {ALICE} after ")
     (filed,) = agent.files("alice")
     assert b"\nX-Siteagent-Test: " in filed.read_bytes()

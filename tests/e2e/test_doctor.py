@@ -324,11 +324,12 @@ def test_init_on_a_terminal_begins_with_the_look_and_bears_a_persons_habits(heal
     answers = [
         ("Which server", "not a name\r"),
         ("Which server", "ofice.example" + "\x1b[D" * 11 + "f\x05\r"),
-        ("hold mail?", "\r"),
+        ("does it hold mail", "\r"),
         ("connect to you", "\r"),
         ("From which addresses", "\r"),
-        ("Which mailboxes", "\r"),
-        ("Which mailboxes", "alice=alice@office.example\r"),
+        ("Who gets mail here", "\r"),
+        ("Who gets mail here", "alice=alice@office.example\r"),
+        ("And another", "\r"),
         ("Who reads them", "\r"),
         ("which directory", f"{tmp_path}/mail\r"),
     ]

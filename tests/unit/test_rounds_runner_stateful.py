@@ -67,6 +67,10 @@ class Rounds(RuleBasedStateMachine):
         self.round_cause = ""
         self.round_began = 0.0
         self.asks_before = 0  # the round that is open
+        self.asked: set[str] = set()  # the nodes of the open round
+        self.wanted: dict[str, set[str]] = {}  # request -> its nodes
+        self.counted: int | None = None  # what the provider said it has
+        self.handed = 0  # what it tried to hand over
         self.came = 0  # sessions that count in it
         self.opened = False  # one of them was opened in it
         self.troubled = False
@@ -116,12 +120,15 @@ class Rounds(RuleBasedStateMachine):
         assert not self.leaving, "a round of a provider that was removed"
         self.round_open, self.round_cause, self.round_began = event.round, event.cause, self.bench.clock.now
         self.asks_before = len(self.bench.asks)
+        self.asked, self.counted, self.handed = set(event.nodes), None, 0
         self.came, self.opened, self.troubled, self.agreed = len(self.sessions), False, False, False
 
     def on_ended(self, event: RoundEnded) -> None:
         assert self.round_open == event.round, "an end without a start"
         self.round_open = None
-        self.answered += self.bench.runner.view().requests[event.round]
+        answers = self.bench.runner.view().requests[event.round]
+        assert all(self.wanted[request] <= self.asked for request in answers), "answered without having been asked"
+        self.answered += answers
         outcome = event.outcome.value
         assert event.sessions == self.came, "sessions are counted wrong"
         self.outcome_is_true(outcome)
@@ -136,6 +143,10 @@ class Rounds(RuleBasedStateMachine):
         match outcome:
             case "drained":
                 assert self.came, "drained, and nobody came"
+                again = len(self.bench.asks) - self.asks_before > 1
+                assert again or self.counted is None or self.handed >= self.counted, (
+                    "less than it counted, and not asked"
+                )
             case "silent":
                 assert self.agreed and not self.came, "silent, and somebody came"
             case "nothing":
@@ -207,7 +218,7 @@ class Rounds(RuleBasedStateMachine):
 
     def ask_for_a_round(self, node: str | None, seconds: float | None = None) -> None:
         name = f"q{len(self.requested)}"
-        self.requested[name] = seconds
+        self.requested[name], self.wanted[name] = seconds, {node} if node else {"a", "b"}
         self.bench.runner.request(Request(name, (node,) if node else None, seconds))
 
     def news_of_the_line(self, act: Callable[[], Any]) -> None:
@@ -256,6 +267,8 @@ class Rounds(RuleBasedStateMachine):
         if refused and again:
             self.troubled = True
         self.agreed = self.agreed or started
+        counts = [one.promised for one in answers if one.outcome is NodeOutcome.STARTED]
+        self.counted = sum(count or 0 for count in counts) if counts and None not in counts else None
         self.busy = any(one.code == 458 for one in answers)
 
     @rule()
@@ -288,6 +301,7 @@ class Rounds(RuleBasedStateMachine):
     @precondition(lambda self: self.sessions)
     def mail_comes(self, what: str) -> None:
         session = self.sessions[0]
+        self.handed += 1
         if what.isdigit():
             self.troubled = self.troubled or what[0] == "4"
             self.run(lambda: self.bench.refuse(session, int(what)))
@@ -324,6 +338,12 @@ class Rounds(RuleBasedStateMachine):
     @precondition(lambda self: self.line or len(self.requested) < 5)
     def somebody_asks(self, node: str | None, seconds: float | None) -> None:
         self.run(lambda: self.ask_for_a_round(node, seconds))
+
+    @rule()
+    @precondition(lambda self: self.line and self.round_open is None)
+    def others_ask_while_one_node_is_asked_for(self) -> None:
+        self.somebody_asks("a", None)
+        self.somebody_asks("b", None)
 
     @rule(what=st.sampled_from(["down", "changed", "woke", "flap"]))
     @precondition(lambda self: self.line)
@@ -391,6 +411,11 @@ class Rounds(RuleBasedStateMachine):
     @invariant()
     def no_request_is_answered_twice(self) -> None:
         assert len(self.answered) == len(set(self.answered))
+
+    @invariant()
+    def nobody_waits_where_a_round_could_begin(self) -> None:
+        free = self.line and self.round_open is None and not self.leaving
+        assert not free or len(self.answered) == len(self.requested), "a request waits, and no round is open"
 
     @invariant()
     def no_round_lasts_longer_than_those_who_wait_for_it(self) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from siteagent.agent.parts import Agent
 
 _OVERHEAD_BYTES = 900
+_QUIET_SECONDS, _QUIET_SECONDS_SLOW = 0.5, 3
 _FIELDS_ON_TOP = 3
 _LIMIT_SECONDS = 60.0
 
@@ -151,7 +152,7 @@ def demo(context: Context, messages: int, method: str, line_rate: int | None, ke
         raise UsageError(f"cannot use {keep}", "it is not empty", fix="name a directory that does not exist yet")
     mail = samples(messages)
     if line_rate is not None:
-        seconds = sum(len(sample.content) + _OVERHEAD_BYTES for sample in mail) * 8 / line_rate
+        seconds = sum(len(sample.content) + _OVERHEAD_BYTES for sample in mail) * 8 / line_rate + _QUIET_SECONDS_SLOW
         context.talk(f"At {line_rate} bits a second this takes about {seconds:.0f} seconds.")
     place = Path(keep or tempfile.mkdtemp(prefix="siteagent-demo-"))
     try:
@@ -238,7 +239,7 @@ class _Demo:
             "domain": DOMAIN,
             "alice": ALICE,
             "bob": BOB,
-            "quiet": 3 if self._slow else 0.5,
+            "quiet": _QUIET_SECONDS_SLOW if self._slow else _QUIET_SECONDS,
             "ask_port": ask_port,
             "deliver_port": deliver_port,
             "fingerprint": democert.FINGERPRINT,

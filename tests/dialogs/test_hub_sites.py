@@ -67,8 +67,13 @@ async def released(running: Running, count: int):  # type: ignore[no-untyped-def
     return ended
 
 
-def pushed_twice(tmp_path: Path, verb: str, answer: str, keywords: tuple[str, ...], **options: object) -> Running:
-    """Two messages; a push to the wicked site, then one to a good one."""
+def pushed_twice(
+    tmp_path: Path, verb: str, answer: str, keywords: tuple[str, ...], *, settled: int = 0, **options: object
+) -> Running:
+    """Two messages; a push to the wicked site, then one to a good one.
+
+    `settled`: how many refusals are looked into behind the first push; until then those messages are nobody's.
+    """
 
     async def run() -> Running:
         good: list[bytes] = []
@@ -84,6 +89,7 @@ def pushed_twice(tmp_path: Path, verb: str, answer: str, keywords: tuple[str, ..
                 await running.fill([MAIL, MAIL])
                 ended = await released(running, 1)
                 del sites[0]
+                await running.until(lambda: len(running.of("message.held")) >= settled)
                 if ended.left:
                     await released(running, 2)
                 assert len(good) == ended.left, "what was not taken comes, and nothing else"
@@ -118,6 +124,6 @@ def test_whatever_a_site_answers_its_mail_is_held_and_comes_with_the_next_push(
 
 
 def test_with_undeliverable_bounce_only_a_5yz_is_given_up_and_nothing_without_a_relay(tmp_path: Path) -> None:
-    running = pushed_twice(tmp_path, "RCPT", ANSWERS["5yz"], (), undeliverable=Undeliverable.BOUNCE)
+    running = pushed_twice(tmp_path, "RCPT", ANSWERS["5yz"], (), settled=2, undeliverable=Undeliverable.BOUNCE)
     assert running.of("message.returned") == []
     assert len(running.of("message.sent")) == 2

@@ -75,7 +75,8 @@ def test_exim_that_denies_says_458_and_is_asked_again_after_half_a_minute(lab: L
     with lab.agent() as agent:
         exim.line.up()
         ended = agent.wait_for_round("exim")
-        assert (ended["outcome"], ended["next_seconds"]) == ("failed", 30)
+        assert ended["outcome"] == "failed"
+        assert ended["next_seconds"] == pytest.approx(30, abs=1)  # what is left of it when it is said
         assert answers(agent) == [("retry", 458)] * 2
 
 

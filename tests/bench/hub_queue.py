@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from siteagent.store import owed, tables
 from siteagent.store.body import Body, Envelope
-from tests.bench.sides import Trouble
+from tests.bench.sides import Trouble, environment
 from tests.bench.site import Site
 from tests.e2e.net import wait_for
 
@@ -130,9 +130,8 @@ class Hub:
     def __enter__(self) -> Hub:
         self.began = time.monotonic()
         argv = [sys.executable, "-m", "siteagent", "--config", str(self.configuration), "hub", "run"]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(argv, cwd=ROOT, stderr=log, env=environment)
+            self._process = subprocess.Popen(argv, cwd=ROOT, stderr=log, env=environment())
         (ready,) = wait_for(lambda: self.events("hub.ready"), "hub.ready", seconds=120, every=0.005)
         self.start_seconds = time.monotonic() - self.began
         self.start_cpu_seconds = self.cpu_seconds()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench.sides import DOMAIN, Side, Trouble
+from tests.bench.sides import DOMAIN, Side, Trouble, environment
 from tests.e2e.net import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +66,7 @@ format = "json"
         """Runs it until it listens; `start_seconds` is how long that took, with the interpreter's own start."""
         began = time.perf_counter()
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(self._argv("run"), cwd=ROOT, stdout=log, stderr=log, env=_environment())
+            self._process = subprocess.Popen(self._argv("run"), cwd=ROOT, stdout=log, stderr=log, env=environment())
         wait_for(lambda: self.events("agent.ready"), "agent.ready", seconds=_PATIENCE_SECONDS, every=0.002)
         self.start_seconds = time.perf_counter() - began
         self.port = int(self.events("agent.ready")[0]["listening"][0].rpartition(":")[2])
@@ -107,7 +106,7 @@ format = "json"
         """How long a command of siteagent's takes, with the interpreter's own start. Raises Trouble where it fails."""
         began = time.perf_counter()
         done = subprocess.run(
-            self._argv(*arguments), cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, env=_environment()
+            self._argv(*arguments), cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, env=environment()
         )
         if done.returncode != 0:
             raise Trouble(f"siteagent {' '.join(arguments)}: {done.stderr.decode(errors='replace')[-500:]}")
@@ -121,6 +120,26 @@ format = "json"
 
     def _argv(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "siteagent", "--config", str(self.configuration), *arguments]
+
+
+class Libraries(Side):
+    """An interpreter with the two libraries of SMTP and nothing of ours: below this no program on them can get."""
+
+    name = "libraries"
+    keeps = False
+
+    def start(self) -> None:
+        program = "import asyncio, aiosmtpd.smtp, aiosmtplib, sys; print(flush=True); sys.stdin.read()"
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, env=environment())
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def stop(self) -> None:
+        self._process.communicate()
+
+    def pids(self) -> list[int]:
+        return [self._process.pid]
 
 
 class Hub(Side):
@@ -146,7 +165,7 @@ class Hub(Side):
     def start(self) -> None:
         argv = [sys.executable, "-m", "siteagent", "--config", str(self._configuration), "hub", "run"]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, env=_environment())
+            self._process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, env=environment())
         wait_for(lambda: b'"hub.ready"' in self._log.read_bytes(), "hub.ready", seconds=60, every=0.002)
         line = next(line for line in self._log.read_text().splitlines() if '"hub.ready"' in line)
         self.port = int(json.loads(line)["listening"][0].rpartition(":")[2])
@@ -157,7 +176,3 @@ class Hub(Side):
 
     def pids(self) -> list[int]:
         return [self._process.pid]
-
-
-def _environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}

@@ -30,7 +30,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench.loads import smtp_source
-from tests.bench.sides import DOMAIN, Postfix, Served, Side, Trouble, running
+from tests.bench.sides import DOMAIN, Postfix, Served, Side, Trouble, environment, running
 from tests.e2e.net import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,9 +81,8 @@ etrn_without_auth = true
 """
         )
         argv = [sys.executable, "-m", "siteagent", "--config", str(configuration), "hub", "run"]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(argv, cwd=ROOT, stderr=log, env=environment)
+            self._process = subprocess.Popen(argv, cwd=ROOT, stderr=log, env=environment())
         wait_for(lambda: b'"hub.ready"' in self._log.read_bytes(), "hub.ready", seconds=30)
         line = next(line for line in self._log.read_text().splitlines() if '"hub.ready"' in line)
         self.port = int(json.loads(line)["listening"][0].rpartition(":")[2])

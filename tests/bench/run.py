@@ -132,9 +132,12 @@ def asking(said: str) -> Iterator[Row]:
 
 def startup(found: dict[str, dict[str, float]]) -> Iterator[Row]:
     theirs = found.get("postfix", {})
+    bare = found["libraries"]
     for side in ("agent", "hub"):
         for what, value in found[side].items():
             yield Row(f"{side}: {what}", value, "Postfix", theirs.get(what))
+            if bare.get(what) and not what.startswith("idle"):
+                yield Row(f"{side}: {what}", value, "the bare libraries", bare[what])
 
 
 def growth(found: dict[str, dict[str, dict[str, float]]]) -> Iterator[Row]:

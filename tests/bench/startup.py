@@ -1,5 +1,7 @@
 """How soon it listens, and what it takes when nothing happens: agent, hub and Postfix, on loopback, in one run.
 
+Beside them a bare interpreter that has imported asyncio, aiosmtpd and aiosmtplib.
+
     python tests/bench/startup.py                # ten starts each, and half a minute of rest
     python tests/bench/startup.py --short        # each once: whether it runs, not how fast
 
@@ -25,7 +27,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench.loads import Cell, load
-from tests.bench.program import Agent, Hub
+from tests.bench.program import Agent, Hub, Libraries
 from tests.bench.sides import Postfix, Side, Trouble
 
 ONE = Cell(4096, 1, False, 1)
@@ -39,7 +41,7 @@ def resident_bytes(side: Side) -> int:
 
 def measure(place: Path, *, starts: int, seconds: float) -> dict[str, dict[str, float]]:
     """By side and by figure."""
-    kinds: dict[str, type[Side]] = {"agent": Agent, "hub": Hub}
+    kinds: dict[str, type[Side]] = {"agent": Agent, "hub": Hub, "libraries": Libraries}
     if (reason := Postfix.missing()) is None:
         kinds["postfix"] = Postfix
     else:
@@ -60,7 +62,8 @@ def measure(place: Path, *, starts: int, seconds: float) -> dict[str, dict[str, 
 def _at_rest(side: Side, seconds: float) -> dict[str, float]:
     side.start()
     try:
-        load(side, ONE)
+        if side.port:
+            load(side, ONE)
         time.sleep(min(2.0, seconds))  # what follows a message is not rest
         before = _on_a_core(side)
         time.sleep(seconds)

@@ -218,7 +218,7 @@ def test_garbage_is_collected_again_once_the_command_is_loaded() -> None:
     assert done.stdout == "True\n", done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="long form; run it as root")
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs root: setuid")
 def test_a_configuration_that_may_not_be_read_is_77_and_no_question_of_the_command_line() -> None:
     program = (
         "import os, sys\n"

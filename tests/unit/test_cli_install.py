@@ -73,9 +73,9 @@ def test_hooks_none_installs_none_but_the_one_that_others_call(path: Path, tmp_p
 
 def test_a_host_without_systemd_is_told_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     if Path("/run/systemd/system").is_dir():
-        pytest.skip("long form; this host has systemd")
+        pytest.skip("this host has a systemd of its own, which it must not touch")
     if os.geteuid() != 0:
-        pytest.skip("long form; run it as root")
+        pytest.skip("needs root")
     with tempfile.TemporaryDirectory(dir="/srv") as place:  # services do not see /tmp
         path = Path(place) / "siteagent.toml"
         path.write_text(TEXT.format(place))
@@ -101,7 +101,7 @@ def test_a_configuration_that_is_not_there_is_told_before_anything(
 
 def test_a_configuration_in_a_home_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     if os.geteuid() != 0:
-        pytest.skip("long form; run it as root")
+        pytest.skip("needs root")
     place = Path("/root/.siteagent-test.toml")
     place.write_text(TEXT.format("/var/lib/x"))
     try:

@@ -173,7 +173,7 @@ def test_a_reader_without_setfacl_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     assert "apt install acl" in made.notes[-1]
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="long form; run it as root")
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root")
 def test_what_root_left_while_trying_it_out_is_handed_over_to_the_service(tmp_path: Path) -> None:
     place = tmp_path / "state"
     place.mkdir()
@@ -184,7 +184,7 @@ def test_what_root_left_while_trying_it_out_is_handed_over_to_the_service(tmp_pa
     assert not [command for command in again.commands if command.argv[0] == "chown"]
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="long form; run it as root")
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("hub", [False, True])
 def test_a_password_that_root_put_beside_the_configuration_can_be_read_by_the_service(
     tmp_path: Path, hub: bool

@@ -89,6 +89,9 @@ class Sender:
         except Unreadable as error:
             tell(Result(letter, dict.fromkeys(letter.addresses), str(error), unreadable=True))
             return None
+        except BaseException:  # broken off: of what nobody is told, nobody would ever send again
+            tell(Result(letter, dict.fromkeys(letter.addresses), "broken off"))
+            raise
         return _behind(first, pieces)
 
     def _envelope(self, letter: Letter) -> list[bytes]:

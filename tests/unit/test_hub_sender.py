@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -222,6 +223,41 @@ def test_of_a_refused_message_in_chunks_the_first_refusal_is_the_reason(tmp_path
     assert lost is None
     assert chunks > 3
     assert str(result.answers["alice@office.example"]) == "452 4.3.1 no room"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
+@pytest.mark.parametrize("features", [BURST, STEPS], ids=["burst", "steps"])
+def test_a_letter_is_told_of_where_the_sending_is_broken_off_while_its_file_is_opened(
+    tmp_path: Path, features: dict[str, str]
+) -> None:
+    """The site asked anew meanwhile. A letter of which nobody is told would stay away until the next start."""
+    body = tmp_path / "body"
+    os.mkfifo(body)
+    (one,) = letters(1)
+    mail = iter([dataclasses.replace(one, data=None, file=body)])
+    results: list[Result] = []
+
+    async def run() -> None:
+        pipe = Pipe()
+        pipe.take_over(Site(pipe, obliging), b"")
+        handed_out = asyncio.Event()
+
+        async def next_letter() -> Letter | None:
+            handed_out.set()
+            return next(mail, None)
+
+        sending = asyncio.ensure_future(Sender(pipe, features, Limits()).send(next_letter, results.append))
+        await handed_out.wait()
+        await asyncio.sleep(0)  # the file is being opened, which takes as long as nobody writes to it
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        writers.append(os.open(body, os.O_RDWR))  # lets go whoever opens it still
+
+    writers: list[int] = []
+    asyncio.run(run())
+    os.close(writers[0])
+    assert [(result.letter.id, result.taken) for result in results] == [(0, ())]
 
 
 def test_a_421_that_nobody_asked_for_is_told_as_that() -> None:

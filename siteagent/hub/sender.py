@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from siteagent.config.sections import Limits
@@ -167,8 +166,24 @@ class Sender:
             raise
         finally:
             under_way.put_nowait(None)
-            await _settled(hearing)
+            await self._settled(hearing)
         hearing.result()
+
+    async def _settled(self, hearing: asyncio.Future[None]) -> None:
+        """Waits until each letter was told of. Broken off, it ends the connection, tells that of each, and raises.
+
+        Not by awaiting `hearing` itself: a cancellation would end it, with letters of which nobody hears any more.
+        """
+        broken_off: asyncio.CancelledError | None = None
+        while not hearing.done():
+            try:
+                await asyncio.wait((hearing,))
+            except asyncio.CancelledError as error:
+                self._pipe.close()
+                broken_off = error
+        hearing.exception()  # where something else is raised, nobody asks for it
+        if broken_off is not None:
+            raise broken_off
 
     async def _write_chunks(self, asked: _Asked, octets: bytes, pieces: AsyncIterator[bytes]) -> None:
         letter, pipe = asked.letter, self._pipe
@@ -316,8 +331,3 @@ async def _behind(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byt
     yield first
     async for piece in rest:
         yield piece
-
-
-async def _settled(task: asyncio.Future[None]) -> None:
-    with suppress(Lost):
-        await task

@@ -6,12 +6,15 @@ After the bad push comes a good one: it brings exactly what the site had not ans
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from siteagent.config.sections import Limits, Undeliverable
-from tests.hub import Running, hub, node
+from tests.fakes import FakeSpool
+from tests.hub import Running, hub, node, site
 from tests.unit.test_hub_push import MAIL, odd_site, smtp
 
 VERBS = ("greeting", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "end")
@@ -127,3 +130,33 @@ def test_with_undeliverable_bounce_only_a_5yz_is_given_up_and_nothing_without_a_
     running = pushed_twice(tmp_path, "RCPT", ANSWERS["5yz"], (), settled=2, undeliverable=Undeliverable.BOUNCE)
     assert running.of("message.returned") == []
     assert len(running.of("message.sent")) == 2
+
+
+def test_pushes_that_are_broken_off_at_any_moment_leave_every_message_to_be_sent(tmp_path: Path) -> None:
+    """A site that asks anew breaks the release before off, wherever it is; large bodies are in files."""
+    chance = random.Random(1)
+    number = count(1)
+
+    def letters() -> list[bytes]:
+        return [b"Subject: %d\r\n\r\n" % next(number) + b"x" * 300_000 + b"\r\n" for _ in range(8)]
+
+    async def run() -> None:
+        spool = FakeSpool()
+        async with site(spool) as server:
+            nodes = [node(deliver_to=server.addresses[0], etrn_without_auth=True, max_connections=2)]
+            async with hub(tmp_path, nodes) as running:
+                queue, pusher = running.hub.queue, running.hub._pusher
+                for _ in range(60):
+                    if not queue.count("office.example"):
+                        await running.fill(letters())
+                    pusher.start(nodes[0])
+                    await asyncio.sleep(chance.uniform(0, 0.04))
+                    if (release := pusher._running.get("office.example")) is not None and release.task is not None:
+                        release.task.cancel()
+                    await running.until(lambda: not pusher.running("office.example"))
+                for _ in range(3):
+                    pusher.start(nodes[0])
+                    await running.until(lambda: not pusher.running("office.example"))
+                await running.until(lambda: queue.count("office.example") == 0)
+
+    asyncio.run(run())

@@ -4,8 +4,9 @@ RFC 5321 §4.5.2 for the dots, §4.1.1.4 for the end: only CRLF.CRLF ends a mess
 it never ends a line, and a dot behind one is a dot (everything else is how mail is smuggled).
 
 Law of this module: constant memory (never more than four octets are kept between two chunks) and no loop over
-octets or lines in Python. The primitives used here run at 0.5 to 2 GB/s; a regular expression for bare line ends was
-tried and runs at 45 MB/s, a loop over lines at 250.
+octets or lines in Python. Looking for one octet is what CPython does fast (6 to 60 GB/s; two octets: 1, five: 2), so
+whatever has no dot is not searched for dots, and that all line ends are CRLF is shown by making them so again (4 GB/s)
+and not by counting. Tried: a regular expression for bare line ends runs at 45 MB/s, a loop over lines at 250.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Folder:
         self._carry = b""
         if data.endswith(b"\r"):
             data, self._carry = data[:-1], b"\r"
-        return self._folded(data, b"", b"")
+        return self._folded(data, stuffed=False)
 
     def close(self) -> bytes:
         """What is left when no octet will follow: a final bare CR, or nothing."""
@@ -49,20 +50,20 @@ class Folder:
         self.bare_cr += len(rest)
         return rest
 
-    def _folded(self, data: bytes, stuffed: bytes, stuffed_lf: bytes) -> bytes:
-        """`data` (whole CRLF pairs only) with LF line ends; `stuffed` is what to un-stuff, empty for nothing."""
+    def _folded(self, data: bytes, *, stuffed: bool) -> bytes:
+        """`data` (whole CRLF pairs only) with LF line ends, and un-stuffed where it is `stuffed`."""
         plain = data.replace(b"\r", b"")
-        pairs = data.count(b"\r\n")
         returns = len(data) - len(plain)
-        feeds = plain.count(b"\n")
+        if plain.replace(b"\n", b"\r\n") == data:
+            # Every line end is CRLF: the dots can be found behind the LF, in the smaller text.
+            self.folded += returns
+            return plain.replace(b"\n.", b"\n") if stuffed and b"." in plain else plain
+        pairs = data.count(b"\r\n")
         self.folded += pairs
-        if pairs == returns == feeds:
-            # Every LF was a CRLF: the dots can be found behind the LF, in the smaller text.
-            return plain.replace(stuffed_lf, b"\n") if stuffed else plain
         self.bare_cr += returns - pairs
-        self.bare_lf += feeds - pairs
+        self.bare_lf += plain.count(b"\n") - pairs
         if stuffed:
-            data = data.replace(stuffed, b"\r\n")
+            data = data.replace(b"\r\n.", b"\r\n")
         return data.replace(b"\r\n", b"\n")
 
 
@@ -84,7 +85,8 @@ class Unstuffer(Folder):
         assert not self.done, "the message is over"
         data = self._carry + chunk if self._carry else chunk
         rest: bytes | None = None
-        end = data.find(_END)
+        dot = data.find(b".")
+        end = data.find(_END, max(0, dot - 2)) if dot >= 0 else -1
         if end >= 0:
             self.done = True
             self._carry = b""
@@ -96,7 +98,7 @@ class Unstuffer(Folder):
                 data = data[:-held]
         if not data:
             return b"", rest
-        content = self._folded(data, b"\r\n.", b"\n.")
+        content = self._folded(data, stuffed=True)
         if self._fresh:
             self._fresh = False
             content = content[1:]

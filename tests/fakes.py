@@ -40,11 +40,15 @@ class FakeWriter:
         if self._spool.keep:
             self._parts.append(data)
 
-    async def finish(self) -> Body:
+    def in_memory(self) -> Body | None:
         if self._spool.finish_error is not None:
-            raise self._spool.finish_error
+            return None  # only a file can fail
         data = b"".join(self._parts)
         return Body(self.size, 0, hashlib.sha256(data).digest(), data)
+
+    async def finish(self) -> Body:
+        assert self._spool.finish_error is not None
+        raise self._spool.finish_error
 
     def discard(self) -> None:
         self.discarded = True
@@ -64,6 +68,7 @@ class FakeSpool:
         self.has_room = True
         self.gate: asyncio.Event | None = None
         self.committing = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self.known: set[tuple[str, str, bytes]] = set()
 
     def body(self, envelope: Envelope) -> FakeWriter:
@@ -74,6 +79,18 @@ class FakeSpool:
 
     def room(self, bytes_wanted: int, *, keep_free: int) -> bool:
         return self.has_room
+
+    def hand_in(self, envelope: Envelope, body: Body, then: Callable[[Committed | Exception], None]) -> None:
+        async def work() -> None:
+            try:
+                outcome: Committed | Exception = await self.commit(envelope, body)
+            except Exception as error:
+                outcome = error
+            then(outcome)
+
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def commit(self, envelope: Envelope, body: Body) -> Committed:
         self.committing += 1

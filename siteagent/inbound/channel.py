@@ -238,6 +238,22 @@ class Channel(Door):
             self._our_fault(error)
         finally:
             self._work = None
+        self._worked()
+
+    def begin_commit(self) -> None:
+        """As `begin` with `hold`, for work that is no task: it ends with `committed`."""
+        assert self._work is None
+        self._hold = True
+        self._deadline = math.inf
+        self._work = self.loop.create_future()
+
+    def committed(self) -> None:
+        work, self._work = self._work, None
+        assert work is not None
+        work.set_result(None)
+        self._worked()
+
+    def _worked(self) -> None:
         if self.phase is Phase.GONE:
             self._conclude()
         elif self.phase is Phase.OPEN:

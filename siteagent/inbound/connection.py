@@ -99,7 +99,7 @@ class Connection(SMTP, asyncio.BufferedProtocol):
         self._out: list[bytes] = []
         self._out_size = 0
         self._sink: Sink | None = None
-        self._work: asyncio.Task[None] | None = None
+        self._work: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._turn = False
         self._hold = False
@@ -406,7 +406,7 @@ class Connection(SMTP, asyncio.BufferedProtocol):
         )
 
     @property
-    def work(self) -> asyncio.Task[None] | None:
+    def work(self) -> asyncio.Future[None] | None:
         """What must not be cut short."""
         return self._work
 

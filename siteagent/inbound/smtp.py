@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from siteagent.config.sections import BareNewline
 from siteagent.events import MessageAccepted, MessageDuplicate
@@ -22,7 +22,7 @@ from siteagent.inbound.body import Content, Rules
 from siteagent.inbound.mailing import Mailing
 from siteagent.inbound.reception import Owner, Reception, SessionView
 from siteagent.inbound.transaction import Transaction
-from siteagent.store.spool import Envelope, SpoolFailed, SpoolFull
+from siteagent.store.spool import Committed, Envelope, SpoolFailed, SpoolFull
 from siteagent.wire import trace
 from siteagent.wire.reply import Reply
 
@@ -36,6 +36,13 @@ _GO_AHEAD = bytes(says.GO_AHEAD)
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
     return trace.date(datetime.fromtimestamp(second).astimezone())
+
+
+def _refusal(error: Exception) -> Reply:
+    """Whatever went wrong on our side is temporary, and what exactly is for the log."""
+    if isinstance(error, SpoolFull):
+        return says.NO_ROOM
+    return says.NOT_KEPT if isinstance(error, SpoolFailed) else says.OUR_FAULT
 
 
 class Dialect(Mailing):
@@ -221,7 +228,18 @@ class Dialect(Mailing):
             self._refuse_content(transaction, content.refusal)
             return
         content.writer = None  # the commit's from here on
-        self.begin(self._commit(transaction), hold=True)
+        writer, envelope = transaction.held, transaction.envelope
+        assert writer is not None and envelope is not None
+        body = writer.in_memory()
+        if body is None:
+            self.begin(self._commit_file(transaction), hold=True)
+            return
+        self.begin_commit()
+        try:
+            self.reception.spool.hand_in(envelope, body, partial(self._committed, transaction))
+        except Exception as error:
+            # Not from within: whoever handles what arrived is not done with it.
+            self.loop.call_soon(self._committed, transaction, error)
 
     def _refuse_content(self, transaction: Transaction, reply: Reply) -> None:
         content = transaction.content
@@ -231,26 +249,32 @@ class Dialect(Mailing):
         self.transaction = None
         self._refused_mail = True
 
-    async def _commit(self, transaction: Transaction) -> None:
-        """Durable, then the promise."""
-        envelope, writer, content = transaction.envelope, transaction.held, transaction.content
-        assert envelope is not None and writer is not None and content is not None
-        refusal: Reply | None = None
+    async def _commit_file(self, transaction: Transaction) -> None:
+        envelope, writer = transaction.envelope, transaction.held
+        assert envelope is not None and writer is not None
+        outcome: Committed | Exception
         try:
             body = await writer.finish()
-            committed = await self.reception.spool.commit(envelope, body)
-        except SpoolFull as error:
-            refusal = says.NO_ROOM
-            self._report(error)
-        except SpoolFailed as error:
-            refusal = says.NOT_KEPT
-            self._report(error)
+            outcome = await self.reception.spool.commit(envelope, body)
         except Exception as error:
-            refusal = says.OUR_FAULT
-            self._report(error)
-        if refusal is not None:
+            outcome = error
+        self._promise(transaction, outcome)
+
+    def _committed(self, transaction: Transaction, outcome: Committed | Exception) -> None:
+        try:
+            self._promise(transaction, outcome)
+        except Exception as error:
+            self._our_fault(error)
+        self.committed()
+
+    def _promise(self, transaction: Transaction, outcome: Committed | Exception) -> None:
+        """What became of the commit: durable, then the promise."""
+        envelope, writer, content = transaction.envelope, transaction.held, transaction.content
+        assert envelope is not None and writer is not None and content is not None
+        if isinstance(outcome, Exception):
+            self._report(outcome)
             writer.discard()
-            self.refuse(refusal, bytes=content.octets)
+            self.refuse(_refusal(outcome), bytes=content.octets)
             self.transaction = None
             self._refused_mail = True
             return
@@ -258,7 +282,7 @@ class Dialect(Mailing):
         self.messages += 1
         self.bytes += content.size
         self._junk = self._errors = 0
-        self._tell_accepted(transaction, committed.duplicates, committed.first)
+        self._tell_accepted(transaction, outcome.duplicates, outcome.first)
         self._queue(b"250 2.0.0 ok, kept as %b\r\n" % envelope.message.encode("ascii", "replace"))
         self.promised()
 

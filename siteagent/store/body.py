@@ -232,16 +232,24 @@ class BodyWriter:
         if self._spill is not None and self._job is None and self._held >= _WRITE_BYTES:
             self._start_job(self._spill)
 
+    def in_memory(self) -> Body | None:
+        """The whole content, once; None where it goes to a file, and `finish` has to be waited for."""
+        if self._spill is not None:
+            return None
+        data = b"".join(self._waiting)
+        self._waiting.clear()
+        self._account(data)
+        return Body(self.size, self._bare, self._digest.digest(), data)
+
     async def finish(self) -> Body:
         """The whole content, durable where it went to a file. Raises SpoolFull, SpoolFailed.
 
         From its return on a file is the spool's, and `discard` leaves it alone; cancelled, it is `discard`'s.
         """
         if self._spill is None:
-            data = b"".join(self._waiting)
-            self._waiting.clear()
-            self._account(data)
-            return Body(self.size, self._bare, self._digest.digest(), data)
+            whole = self.in_memory()
+            assert whole is not None
+            return whole
         while self._job is not None or self._waiting:
             if self._job is None:
                 self._start_job(self._spill)

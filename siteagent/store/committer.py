@@ -43,10 +43,12 @@ class Committed:
 
 @dataclass(slots=True)
 class Commit:
+    """`answer` is called in the committer's thread, once, and raises nothing."""
+
     envelope: Envelope
     body: Body
     accepted: datetime
-    done: Future[Committed]
+    answer: Callable[[Committed | SpoolFailed], None]
 
 
 @dataclass(slots=True)
@@ -261,8 +263,7 @@ class Committer:
         for commit, (committed, mine) in zip(commits, results, strict=True):
             if not mine and commit.body.file is not None:
                 remove_quietly(commit.body.file)  # everybody had it
-            if commit.done.set_running_or_notify_cancel():
-                commit.done.set_result(committed)
+            commit.answer(committed)
 
     def _fail(self, commit: Commit, error: Exception) -> None:
         if commit.body.file is not None:
@@ -270,8 +271,7 @@ class Committer:
         kind = SpoolFull if self._database.is_full(error, commit.body.size) else SpoolFailed
         failure = kind("cannot keep a message", f"{self._directory / tables.FILE}: {error}")
         failure.__cause__ = error
-        if commit.done.set_running_or_notify_cancel():
-            commit.done.set_exception(failure)
+        commit.answer(failure)
 
     def _run(self, job: Call) -> None:
         if not job.done.set_running_or_notify_cancel():

@@ -78,7 +78,8 @@ class Spool:
         self._writers = ThreadPoolExecutor(2, thread_name_prefix="spool-file")
         self._looked: float | None = None
         self._free = 0
-        self._answers: collections.deque[tuple[asyncio.Future[Committed], Future[Committed]]] = collections.deque()
+        self._answers: collections.deque[tuple[Callable[[Committed | SpoolFailed], None], Committed | SpoolFailed]]
+        self._answers = collections.deque()
         self._waking = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -140,35 +141,53 @@ class Spool:
             self._looked = now
         return self._free - bytes_wanted >= keep_free
 
+    def hand_in(self, envelope: Envelope, body: Body, then: Callable[[Committed | SpoolFailed], None]) -> None:
+        """Begins a commit, which nothing stops. `then` is called on the loop when it is durable, or when it failed.
+
+        Without a task or a future of asyncio's: each would cost the sessions another turn of the loop. Raises
+        SpoolFailed where the spool is closed.
+        """
+        answer = functools.partial(self._answer, asyncio.get_running_loop(), then)
+        self._committer.put(Commit(envelope, body, self._wall(), answer))
+
     async def commit(self, envelope: Envelope, body: Body) -> Committed:
         """Durable when it returns. Whoever stops waiting does not stop it. Raises SpoolFull, SpoolFailed."""
-        done: Future[Committed] = Future()
         heard: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(functools.partial(self._answer, heard))
-        self._committer.put(Commit(envelope, body, self._wall(), done))
+
+        def hear(outcome: Committed | SpoolFailed) -> None:
+            if heard.done():
+                return  # whoever waited has been cancelled
+            if isinstance(outcome, SpoolFailed):
+                heard.set_exception(outcome)
+            else:
+                heard.set_result(outcome)
+
+        self.hand_in(envelope, body, hear)
         return await heard
 
-    def _answer(self, heard: asyncio.Future[Committed], done: Future[Committed]) -> None:
+    def _answer(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        then: Callable[[Committed | SpoolFailed], None],
+        outcome: Committed | SpoolFailed,
+    ) -> None:
         """In the spool's thread: the answers of one transaction wake the loop together."""
-        self._answers.append((heard, done))
+        self._answers.append((then, outcome))
         if not self._waking:
             self._waking = True
             try:
-                heard.get_loop().call_soon_threadsafe(self._hand_out)
+                loop.call_soon_threadsafe(self._hand_out, loop)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 self._waking = False
 
-    def _hand_out(self) -> None:
+    def _hand_out(self, loop: asyncio.AbstractEventLoop) -> None:
         self._waking = False
         while self._answers:
-            heard, done = self._answers.popleft()
-            if heard.done():
-                continue  # whoever waited has been cancelled
-            error = done.exception()
-            if error is not None:
-                heard.set_exception(error)
-            else:
-                heard.set_result(done.result())
+            then, outcome = self._answers.popleft()
+            try:
+                then(outcome)
+            except Exception as error:  # one session's trouble must not cost the others their answers
+                loop.call_exception_handler({"message": "an answer of the spool", "exception": error})
 
     # --- giving out ---------------------------------------------------------------------------------------------------
 

@@ -1066,7 +1066,7 @@ def test_s30_out_of_descriptors_those_who_wait_are_served_when_there_are_some() 
     assert all(
         isinstance(trouble.get("exception"), OSError) and trouble["exception"].errno == errno.EMFILE
         for trouble in bench.troubles
-    )
+    ), bench.troubles
 
 
 @pytest.mark.parametrize("how", ["hangs up", "resets"])

@@ -57,7 +57,14 @@ class Bench:
         done: Future[Committed] = Future()
         digest = hashlib.sha256(data).digest()
         body = Body(len(data), 1, digest, None if file else data, file)
-        self.committer.put(Commit(letter, body, NOW, done))
+
+        def answer(outcome: Committed | SpoolFailed) -> None:
+            if isinstance(outcome, SpoolFailed):
+                done.set_exception(outcome)
+            else:
+                done.set_result(outcome)
+
+        self.committer.put(Commit(letter, body, NOW, answer))
         return done
 
     def commit(self, letter: Envelope, data: bytes = b"x\n", file: Path | None = None) -> Committed:

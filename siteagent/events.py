@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import Enum, StrEnum
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 
@@ -86,6 +86,19 @@ class Stamped:
 
     at: datetime
     event: Event
+
+
+_Hears = TypeVar("_Hears", bound=Callable[..., object])
+
+
+def hears(*kinds: type[Event]) -> Callable[[_Hears], _Hears]:
+    """Marks a function that events are brought to: of all kinds, only these mean something to it."""
+
+    def mark(function: _Hears) -> _Hears:
+        function.hears = frozenset(kinds)  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 # --- the agent itself ------------------------------------------------------------------------------------------------

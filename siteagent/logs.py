@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import cache
+from enum import Enum
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +31,8 @@ MAX_VALUE = 4000
 
 _RANK = {Severity.DEBUG: 0, Severity.INFO: 1, Severity.WARNING: 2, Severity.ERROR: 3}
 _PRIORITY = {Severity.DEBUG: 7, Severity.INFO: 6, Severity.WARNING: 4, Severity.ERROR: 3}  # sd-daemon(3)
+_GATHER_SECONDS = 0.01
+_MOST_HELD = 500  # lines
 _TAKEN = frozenset({"time", "level", "event"})
 _AMBIGUOUS = re.compile(r'[ "=\\]')
 _BARE = re.compile(r"[!#-<>-\[\]-~]{1,200}")  # printable ASCII but for `_AMBIGUOUS`: nothing to hide, cut or escape
@@ -37,8 +40,14 @@ _BARE = re.compile(r"[!#-<>-\[\]-~]{1,200}")  # printable ASCII but for `_AMBIGU
 
 def timestamp(at: datetime, *, milliseconds: bool = False) -> str:
     """`at` as ISO 8601 in UTC, ``2026-11-22T08:00:00Z``."""
-    text = at.astimezone(UTC).isoformat(timespec="milliseconds" if milliseconds else "seconds")
-    return text.replace("+00:00", "Z")
+    if not milliseconds:
+        return _second(at.replace(microsecond=0))
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@lru_cache(maxsize=4)
+def _second(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def line(stamped: Stamped, *, format: LogFormat, with_time: bool = True, with_priority: bool = False) -> str:
@@ -47,20 +56,23 @@ def line(stamped: Stamped, *, format: LogFormat, with_time: bool = True, with_pr
     Text leaves out what is absent, an empty list and what is at the class's default; JSON has every field.
     """
     event = stamped.event
-    values = event.values()
     if format is LogFormat.TEXT:
         kind: Any = type(event)
-        silent = _defaults(kind)
-        values = {
-            name: value
-            for name, value in values.items()
-            if value is not None and value != () and not (value == silent[name] and isinstance(value, str))
-        }
+        words = [f"<{_PRIORITY[event.severity]}>" if with_priority else ""]
+        if with_time:
+            words += timestamp(stamped.at), " "
+        words += event.severity.value, " ", event.name
+        for name, silent in _fields(kind):
+            value = getattr(event, name)
+            if value is None or value == () or (value == silent and isinstance(value, str)):
+                continue
+            words += " ", name, "=", _text_value(value)
+        return "".join(words)
     return _compose(
         stamped.at,
         event.severity,
         event.name,
-        values,
+        event.values(),
         format=format,
         with_time=with_time,
         with_priority=with_priority,
@@ -68,8 +80,9 @@ def line(stamped: Stamped, *, format: LogFormat, with_time: bool = True, with_pr
 
 
 @cache
-def _defaults(kind: type[Event]) -> dict[str, object]:
-    return {field.name: field.default for field in attrs.fields(kind)}
+def _fields(kind: type[Event]) -> tuple[tuple[str, object], ...]:
+    """Each field of the class and its default."""
+    return tuple((field.name, field.default) for field in attrs.fields(kind))
 
 
 def _compose(
@@ -114,6 +127,7 @@ def _json_value(value: FieldValue) -> object:
 
 def _text_value(value: FieldValue) -> str:
     if isinstance(value, str):
+        value = value.value if isinstance(value, Enum) else value
         return value if _BARE.fullmatch(value) else quoted(_cut(mask_echo(value)))
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -158,11 +172,15 @@ def under_journald(stream: TextIO, environment: Mapping[str, str]) -> bool:
     return named == f"{status.st_dev}:{status.st_ino}"
 
 
+Later = Callable[[float, Callable[[], None]], object]
+"""`asyncio.AbstractEventLoop.call_later`."""
+
+
 class LogWriter:
     """Writes events at or above `level` to `stream`, or to `file` where one is given.
 
     A file that was moved away is opened anew (logrotate needs no signal). `rotate` is (bytes, files) for systems
-    without logrotate. Belongs to the event loop's thread.
+    without logrotate. Belongs to the event loop's thread. Each line is written at once, unless `gather` was called.
     """
 
     def __init__(
@@ -182,7 +200,24 @@ class LogWriter:
         self._rotate = rotate
         self._opened: TextIO | None = None
         self._journald = file is None and under_journald(stream, os.environ if environment is None else environment)
+        self._later: Later | None = None
+        self._held: list[str] = []
         self.lost = 0
+
+    def gather(self, later: Later | None) -> None:
+        """From here on lines that are no warnings wait for each other, for 10 ms. None: no more of that.
+
+        A write for each line costs a crowd of sessions more than making it. Who is killed takes the last lines along.
+        """
+        self._later = later
+        if later is None:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the lines that wait. Never raises for what a disk or a pipe does."""
+        if self._held:
+            held, self._held = self._held, []
+            self._put(held, datetime.now(UTC))
 
     def reconfigure(self, *, format: LogFormat, level: LogLevel) -> None:
         """Counts from the next line on."""
@@ -191,18 +226,23 @@ class LogWriter:
 
     def write(self, stamped: Stamped) -> None:
         """Write the event's line, if its severity is wanted. Never raises for what a disk or a pipe does."""
-        if _RANK[stamped.event.severity] >= self._least:
-            self._put(
+        severity = stamped.event.severity
+        if _RANK[severity] >= self._least:
+            self._take(
                 line(stamped, format=self._format, with_time=not self._journald, with_priority=self._journald),
-                stamped.at,
+                severity,
             )
 
     def note(self, at: datetime, text: str, *, severity: Severity = Severity.INFO, about: str = "note") -> None:
         """Write what is worth a line and is no event: a hook's output, a source of hints that was refused."""
         if _RANK[severity] >= self._least:
-            self._put(self._composed(at, severity, about, {"text": text}), at)
+            self._take(self._composed(at, severity, about, {"text": text}), severity)
 
     def close(self) -> None:
+        self.flush()
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
@@ -218,16 +258,24 @@ class LogWriter:
             with_priority=self._journald,
         )
 
-    def _put(self, text: str, at: datetime) -> None:
+    def _take(self, text: str, severity: Severity) -> None:
+        self._held.append(text)
+        if self._later is None or _RANK[severity] > _RANK[Severity.INFO] or len(self._held) >= _MOST_HELD:
+            self.flush()
+        elif len(self._held) == 1:
+            self._later(_GATHER_SECONDS, self.flush)
+
+    def _put(self, lines: list[str], now: datetime) -> None:
+        text = "\n".join(lines)
         if self.lost:
-            lost = self._composed(at, Severity.WARNING, "log.lost", {"lines": self.lost})
+            lost = self._composed(now, Severity.WARNING, "log.lost", {"lines": self.lost})
             text = f"{lost}\n{text}"
         try:
             out = self._stream if self._file is None else self._current(self._file)
             out.write(text + "\n")
             out.flush()
         except (OSError, ValueError):
-            self.lost += 1
+            self.lost += len(lines)
             if self._file is not None:
                 self._abandon()
             return
@@ -244,9 +292,9 @@ class LogWriter:
 
     def _current(self, path: Path) -> TextIO:
         if self._opened is not None and self._moved_away(path, self._opened):
-            self.close()
+            self._close_file()
         if self._opened is not None and self._rotate is not None and self._opened.tell() >= self._rotate[0]:
-            self.close()
+            self._close_file()
             _shift(path, self._rotate[1])
         if self._opened is None:
             # Envelope addresses are in it: not for everybody. No newline translation: one line, one LF.

@@ -28,6 +28,7 @@ from siteagent.events import (
     Stamped,
     WarningCleared,
     WarningRaised,
+    hears,
 )
 from siteagent.rounds.choice import unreachable
 
@@ -189,6 +190,7 @@ class Explainer:
     def _of(self, name: str) -> _Past:
         return self._past.setdefault(name, _Past())
 
+    @hears(RoundStarted, AskAnswered, SessionOpened, RoundEnded)
     def observe(self, event: Event) -> None:
         """Every event of the agent; never waits."""
         match event:

@@ -29,6 +29,7 @@ from siteagent.events import (
     RoundEnded,
     SessionClosed,
     Stamped,
+    hears,
 )
 from siteagent.host import certificates
 from siteagent.status import Document, Warnings, amount
@@ -102,6 +103,7 @@ class Alarms:
                 ago = min(max((wall - stamped.at).total_seconds(), 0.0), 30 * DAY_SECONDS)
                 self._line(event.provider).since = now - ago
 
+    @hears(LinkUp, LinkChanged, LinkDown, RoundEnded, AskFailed, AskAnswered, SessionClosed)
     def observe(self, event: Event) -> None:
         """Every event of the agent."""
         now = self.monotonic()

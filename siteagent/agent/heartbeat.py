@@ -18,7 +18,7 @@ from pathlib import Path
 
 from siteagent.config.sections import Configuration, Heartbeat, Mailbox, Provider
 from siteagent.errors import SiteAgentError
-from siteagent.events import Emit, MessageStored
+from siteagent.events import Emit, MessageStored, hears
 from siteagent.status import Warnings
 from siteagent.store.durable import replace_file
 
@@ -91,6 +91,7 @@ class Beats:
 
     # --- arriving -----------------------------------------------------------------------------------------------------
 
+    @hears(MessageStored)
     def observe(self, event: object) -> None:
         """A message that was filed may be one of ours."""
         if self._under_way and isinstance(event, MessageStored):

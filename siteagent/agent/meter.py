@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from siteagent.events import Emit, Event, LineUsed, LinkChanged, LinkDown, LinkUp, RoundEnded, SessionClosed
+from siteagent.events import Emit, Event, LineUsed, LinkChanged, LinkDown, LinkUp, RoundEnded, SessionClosed, hears
 
 FLUSH_SECONDS = 300.0
 
@@ -27,6 +27,7 @@ class Meter:
         self._octets: dict[str, int] = {}
         self._day = wall().date()
 
+    @hears(LinkUp, LinkChanged, LinkDown, SessionClosed, RoundEnded)
     def observe(self, event: Event) -> None:
         """Every event of the agent."""
         match event:

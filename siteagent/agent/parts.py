@@ -46,6 +46,9 @@ from siteagent.events import (
     PartFailed,
     RoundEnded,
     Severity,
+    WarningCleared,
+    WarningRaised,
+    hears,
 )
 from siteagent.hooks import Hooks
 from siteagent.host import systemd
@@ -144,6 +147,8 @@ class Agent:
         self._stop.set()
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        self._log.gather(asyncio.get_running_loop().call_later)
+        stack.callback(self._log.gather, None)
         await self._open_journal(stack)
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
         await self._open_spool(stack)
@@ -376,6 +381,7 @@ class Agent:
             message=trial.marked(hostname=hostname, address=address, mark=mark, at=datetime.now(UTC), why=why),
         )
 
+    @hears(WarningRaised, WarningCleared)
     def _note_down(self, event: Event) -> None:
         """A new warning, as a note for the postmaster."""
         warning = self.notes.wanted(event)

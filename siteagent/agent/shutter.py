@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from siteagent.events import Event, RoundEnded, RoundStarted
+from siteagent.events import Event, RoundEnded, RoundStarted, hears
 
 
 class _Opens(Protocol):
@@ -32,6 +32,7 @@ class Shutter:
         self._look = asyncio.Event()
         self._open = False
 
+    @hears(RoundStarted, RoundEnded)
     def observe(self, event: Event) -> None:
         """Every event of the agent."""
         if isinstance(event, RoundStarted | RoundEnded):

@@ -40,11 +40,17 @@ RETRY_SECONDS = 15.0
 _PEERS_REMEMBERED = 1000  # anybody may knock, and IPv6 has addresses for everybody
 _OF_PROVIDERS = ("peer-refused", "silence", "refused", "held-back", "no-round", "tls", "heartbeat")
 
+_WARNING = frozenset(
+    {SessionRefused, SessionOpened, RoundEnded, MessageRefused, MessageAccepted, FilingFailed, MessageStored}
+)
+
 Observer = Callable[[Event], None]
 
 
 class Teller:
     """`observers` see each event after log, snapshot and journal have it, in order; what they emit comes behind it.
+
+    One that is marked with `events.hears` sees those alone.
 
     One that fails is told of, and costs neither the others nor whoever emitted anything.
     """
@@ -97,12 +103,16 @@ class Teller:
             self.hooks(stamped)
         except Exception as error:
             self._complain(error)
+        kind = type(event)
         for observer in self.observers:
+            wanted = getattr(observer, "hears", None)
+            if wanted is not None and kind not in wanted:
+                continue
             try:
                 observer(event)
             except Exception as error:
                 self._complain(error)
-        for warning in self._warned(event):
+        for warning in self._warned(event) if kind in _WARNING else ():
             self.emit(warning)
         self.changed(now=urgent(event))
 

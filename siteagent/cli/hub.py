@@ -7,10 +7,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from siteagent.status import amount, counted, moment
 from siteagent.store import requests
 from siteagent.store.lock import lock_holder
 from siteagent.store.snapshot import FILE as STATUS_FILE
+
+if TYPE_CHECKING:
+    from siteagent.events import Event
 
 NOT_RUNNING = 3
 WARNED = 1
@@ -48,7 +51,7 @@ def run(context: Context) -> int:
 
     sockets = _become_owner(configuration)
     with imports_as_owner():
-        from siteagent.events import Event, Severity, Stamped
+        from siteagent.events import Severity, Stamped
         from siteagent.host.folders import FolderBell
         from siteagent.hub.reload import Reloader
         from siteagent.hub.server import Hub
@@ -66,7 +69,15 @@ def run(context: Context) -> int:
             error = trouble.get("exception")
             note(f"{trouble.get('message')}: {type(error).__name__}: {error}" if error else str(trouble.get("message")))
 
-        asyncio.get_running_loop().set_exception_handler(failed)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(failed)
+        log.gather(loop.call_later)
+        try:
+            await serve(emit, note)
+        finally:
+            log.close()
+
+    async def serve(emit: Callable[[Event], None], note: Callable[[str], None]) -> None:
         stopped = asyncio.Event()
         async with Hub(configuration, emit=emit, note=note, sockets=sockets) as running:
             reloader = Reloader(running, path)
@@ -80,7 +91,6 @@ def run(context: Context) -> int:
             rung()
             with signals(stop=lambda reason: stopped.set(), reload=lambda: running.background(reloader.reload())):
                 await stopped.wait()
-        log.close()
 
     asyncio.run(work())
     return ExitCode.DONE

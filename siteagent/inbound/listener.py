@@ -22,6 +22,7 @@ from siteagent.inbound.holder import holder_of
 from siteagent.inbound.places import House
 from siteagent.inbound.reception import Owner, Reception, SessionView
 from siteagent.inbound.smtp import Dialect
+from siteagent.inbound.sockets import listening
 
 _BACKLOG = 128
 _IP_FREEBIND = 15  # <linux/in.h>; Python has no name for it
@@ -72,7 +73,8 @@ class Listener:
         assert not self._servers, "the listener is open"
         loop = asyncio.get_running_loop()
         given = self._given
-        made = [own.dup() for own in given] if given is not None else bind(self._reception.listener.listen)
+        bound = [own.dup() for own in given] if given is not None else bind(self._reception.listener.listen)
+        made = [listening(own) for own in bound]
         for own in made:
             own.setblocking(False)
             _tune(own)

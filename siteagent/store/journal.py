@@ -23,6 +23,7 @@ from pathlib import Path
 from siteagent.errors import PermissionProblem, StorageError
 from siteagent.events import Stamped
 from siteagent.store import ledger, schema
+from siteagent.store.crowd import Crowd
 from siteagent.store.history import AnswerEntry, JournalReader, MessageEntry, Restored, RoundEntry
 
 __all__ = ["FILE", "AnswerEntry", "Journal", "JournalReader", "MessageEntry", "Restored", "RoundEntry"]
@@ -207,6 +208,33 @@ class Journal:
                 until = 0.0
         return batch, markers
 
+    def _write_together(self, db: sqlite3.Connection, batch: Sequence[Stamped]) -> bool:
+        """False: some event cannot be taken, and nothing was written."""
+        db.execute("SAVEPOINT crowd")
+        try:
+            crowd = Crowd(db)
+            for stamped in batch:
+                if not crowd.take(stamped.at, stamped.event):
+                    crowd.flush()
+                    ledger.write(db, stamped.at, stamped.event)
+            crowd.flush()
+        except Exception as error:
+            if _is_of_the_disk(error):
+                raise
+            db.execute("ROLLBACK TO crowd")
+            return False
+        db.execute("RELEASE crowd")
+        return True
+
+    def _write_alone(self, db: sqlite3.Connection, batch: Sequence[Stamped]) -> None:
+        for stamped in batch:
+            try:
+                ledger.write(db, stamped.at, stamped.event)
+            except Exception as error:
+                if _is_of_the_disk(error):
+                    raise
+                self._report(f"the journal cannot keep {stamped.event.name}: {type(error).__name__}: {error}")
+
     def _commit(self, db: sqlite3.Connection, batch: Sequence[Stamped]) -> None:
         """One transaction. An event that SQLite cannot take is left out and told: a bug of ours, not the disk's."""
         if self.dropped:
@@ -214,15 +242,8 @@ class Journal:
             self.dropped = 0
         db.execute("BEGIN IMMEDIATE")
         try:
-            for stamped in batch:
-                try:
-                    ledger.write(db, stamped.at, stamped.event)
-                except (sqlite3.OperationalError, sqlite3.InternalError):
-                    raise
-                except Exception as error:
-                    if type(error) is sqlite3.DatabaseError:
-                        raise
-                    self._report(f"the journal cannot keep {stamped.event.name}: {type(error).__name__}: {error}")
+            if not self._write_together(db, batch):
+                self._write_alone(db, batch)
             if time.monotonic() - self._pruned >= PRUNE_SECONDS:
                 ledger.prune(db, self._now(), keep_days=self._keep_days)
             db.execute("COMMIT")
@@ -232,3 +253,8 @@ class Journal:
             raise
         if time.monotonic() - self._pruned >= PRUNE_SECONDS:
             self._pruned = time.monotonic()
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Not of what was to be written."""
+    return isinstance(error, sqlite3.OperationalError | sqlite3.InternalError) or type(error) is sqlite3.DatabaseError

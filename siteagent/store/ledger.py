@@ -141,11 +141,12 @@ def write(db: sqlite3.Connection, at: datetime, event: Event) -> None:
     _WRITERS[type(event)](db, at, event)
 
 
-def _listed(values: tuple[str, ...]) -> str:
+def listed(values: tuple[str, ...]) -> str:
+    """As lists are kept."""
     return json.dumps(values)
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
     """SQLite takes no lone surrogate, and a peer's odd byte must not cost the row."""
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
@@ -160,8 +161,8 @@ def _round_started(db: sqlite3.Connection, at: datetime, event: RoundStarted) ->
             event.cause,
             event.method,
             event.interface,
-            _listed(event.nodes),
-            _listed(event.requests),
+            listed(event.nodes),
+            listed(event.requests),
             stored_time(at),
         ),
     )
@@ -176,7 +177,7 @@ def _ask_answered(db: sqlite3.Connection, at: datetime, event: AskAnswered) -> N
             event.node,
             event.outcome.value,
             event.code,
-            _text(event.text),
+            text(event.text),
             event.promised,
             event.seconds,
         ),
@@ -190,7 +191,7 @@ def _ask_answered(db: sqlite3.Connection, at: datetime, event: AskAnswered) -> N
 def _ask_failed(db: sqlite3.Connection, at: datetime, event: AskFailed) -> None:
     db.execute(
         "UPDATE rounds SET code = coalesce(?, code), reason = ? WHERE id = ?",
-        (event.code, _text(event.reason), event.round),
+        (event.code, text(event.reason), event.round),
     )
 
 
@@ -213,8 +214,8 @@ def _message_accepted(db: sqlite3.Connection, at: datetime, event: MessageAccept
             event.session,
             event.provider,
             event.round,
-            _text(event.sender),
-            _listed(event.recipients),
+            text(event.sender),
+            listed(event.recipients),
             event.bytes,
             event.wire_bytes,
         ),
@@ -238,8 +239,8 @@ def _message_duplicate(db: sqlite3.Connection, at: datetime, event: MessageDupli
             event.session,
             event.provider,
             event.round,
-            _text(event.sender),
-            _listed(event.recipients),
+            text(event.sender),
+            listed(event.recipients),
             event.first,
         ),
     )
@@ -258,7 +259,7 @@ def _transaction_is_new(db: sqlite3.Connection, message: str) -> int:
 def _message_stored(db: sqlite3.Connection, at: datetime, event: MessageStored) -> None:
     db.execute(
         "INSERT INTO files VALUES (?, ?, ?, ?, ?)",
-        (stored_time(at), event.message, event.mailbox, _text(event.file), event.bytes),
+        (stored_time(at), event.message, event.mailbox, text(event.file), event.bytes),
     )
     db.execute("UPDATE rounds SET files = files + 1 WHERE id = ?", (event.round,))
 
@@ -272,11 +273,11 @@ def _message_refused(db: sqlite3.Connection, at: datetime, event: MessageRefused
             event.session,
             event.provider,
             event.round,
-            _text(event.sender),
-            _listed((event.recipient,) if event.recipient else ()),
+            text(event.sender),
+            listed((event.recipient,) if event.recipient else ()),
             event.bytes,
             event.code,
-            _text(event.reason),
+            text(event.reason),
         ),
     )
     db.execute("UPDATE rounds SET refused = refused + 1 WHERE id = ? AND ended IS NULL", (event.round,))
@@ -290,7 +291,7 @@ def _round_ended(db: sqlite3.Connection, at: datetime, event: RoundEnded) -> Non
         (
             stored_time(at),
             event.outcome.value,
-            _text(event.reason),
+            text(event.reason),
             event.sessions,
             event.messages,
             event.files,
@@ -309,14 +310,14 @@ def _warning_raised(db: sqlite3.Connection, at: datetime, event: WarningRaised) 
     db.execute(
         "INSERT INTO warnings (warning, subject, text, fix, since) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (warning, subject) WHERE cleared IS NULL DO UPDATE SET text = excluded.text, fix = excluded.fix",
-        (event.warning, _text(event.subject), _text(event.text), _text(event.fix), stored_time(at)),
+        (event.warning, text(event.subject), text(event.text), text(event.fix), stored_time(at)),
     )
 
 
 def _warning_cleared(db: sqlite3.Connection, at: datetime, event: WarningCleared) -> None:
     db.execute(
         "UPDATE warnings SET cleared = ? WHERE warning = ? AND subject = ? AND cleared IS NULL",
-        (stored_time(at), event.warning, _text(event.subject)),
+        (stored_time(at), event.warning, text(event.subject)),
     )
 
 

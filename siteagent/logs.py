@@ -201,13 +201,14 @@ class LogWriter:
         self._opened: TextIO | None = None
         self._journald = file is None and under_journald(stream, os.environ if environment is None else environment)
         self._later: Later | None = None
-        self._held: list[str] = []
+        self._held: list[str | Stamped] = []
+        self._held_since = datetime.min
         self.lost = 0
 
     def gather(self, later: Later | None) -> None:
         """From here on lines that are no warnings wait for each other, for 10 ms. None: no more of that.
 
-        A write for each line costs a crowd of sessions more than making it. Who is killed takes the last lines along.
+        One after the other they are made, and written, in a fraction of the time. Who is killed takes the last along.
         """
         self._later = later
         if later is None:
@@ -217,10 +218,14 @@ class LogWriter:
         """Writes the lines that wait. Never raises for what a disk or a pipe does."""
         if self._held:
             held, self._held = self._held, []
-            self._put(held, datetime.now(UTC))
+            self._put([each if isinstance(each, str) else self._line(each) for each in held], self._held_since)
+
+    def _line(self, stamped: Stamped) -> str:
+        return line(stamped, format=self._format, with_time=not self._journald, with_priority=self._journald)
 
     def reconfigure(self, *, format: LogFormat, level: LogLevel) -> None:
         """Counts from the next line on."""
+        self.flush()
         self._format = format
         self._least = _RANK[Severity(level.value)]
 
@@ -228,15 +233,12 @@ class LogWriter:
         """Write the event's line, if its severity is wanted. Never raises for what a disk or a pipe does."""
         severity = stamped.event.severity
         if _RANK[severity] >= self._least:
-            self._take(
-                line(stamped, format=self._format, with_time=not self._journald, with_priority=self._journald),
-                severity,
-            )
+            self._take(stamped, stamped.at, severity)
 
     def note(self, at: datetime, text: str, *, severity: Severity = Severity.INFO, about: str = "note") -> None:
         """Write what is worth a line and is no event: a hook's output, a source of hints that was refused."""
         if _RANK[severity] >= self._least:
-            self._take(self._composed(at, severity, about, {"text": text}), severity)
+            self._take(self._composed(at, severity, about, {"text": text}), at, severity)
 
     def close(self) -> None:
         self.flush()
@@ -258,17 +260,19 @@ class LogWriter:
             with_priority=self._journald,
         )
 
-    def _take(self, text: str, severity: Severity) -> None:
-        self._held.append(text)
+    def _take(self, what: str | Stamped, at: datetime, severity: Severity) -> None:
+        if not self._held:
+            self._held_since = at
+        self._held.append(what)
         if self._later is None or _RANK[severity] > _RANK[Severity.INFO] or len(self._held) >= _MOST_HELD:
             self.flush()
         elif len(self._held) == 1:
             self._later(_GATHER_SECONDS, self.flush)
 
-    def _put(self, lines: list[str], now: datetime) -> None:
+    def _put(self, lines: list[str], at: datetime) -> None:
         text = "\n".join(lines)
         if self.lost:
-            lost = self._composed(now, Severity.WARNING, "log.lost", {"lines": self.lost})
+            lost = self._composed(at, Severity.WARNING, "log.lost", {"lines": self.lost})
             text = f"{lost}\n{text}"
         try:
             out = self._stream if self._file is None else self._current(self._file)

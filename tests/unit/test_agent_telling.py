@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
 import io
 import json
+import textwrap
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from siteagent import events
 from siteagent.agent import telling
+from siteagent.agent.alarms import Alarms
+from siteagent.agent.heartbeat import Beats
+from siteagent.agent.meter import Meter
+from siteagent.agent.shutter import Shutter
 from siteagent.agent.telling import Teller
 from siteagent.events import (
     ConfigReloaded,
@@ -28,6 +37,7 @@ from siteagent.events import (
 )
 from siteagent.inbound import says
 from siteagent.logs import LogWriter
+from siteagent.silence import Explainer
 from siteagent.status import ListenerView, QueueView
 from siteagent.status.warnings import TELLINGS
 from siteagent.store.snapshot import FILE as STATUS_FILE
@@ -306,3 +316,30 @@ def test_a_warning_from_before_the_restart_is_not_said_again_and_can_be_cleared(
     second.teller.warnings.restore(past)
     assert second.emit(refused("198.51.100.9", "isp")) == []
     assert second.emit(ended(Outcome.DRAINED)) == ["cleared peer-refused isp"]
+
+
+# --- who hears what ---------------------------------------------------------------------------------------------------
+
+
+MARKED = (Alarms.observe, Beats.observe, Meter.observe, Shutter.observe, Explainer.observe)
+
+
+@pytest.mark.parametrize("function", MARKED, ids=lambda function: function.__qualname__)
+def test_what_an_observer_looks_for_is_what_it_is_marked_with(function: Any) -> None:
+    _, _, body = inspect.getsource(function).partition("def ")
+    names = {node.id for node in ast.walk(ast.parse(textwrap.dedent("    def " + body))) if isinstance(node, ast.Name)}
+    kinds = {getattr(events, name, None) for name in names} - {Event}
+    assert {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Event)} == function.hears
+
+
+def test_an_observer_that_is_marked_is_brought_nothing_else(bench: Bench) -> None:
+    heard: list[str] = []
+
+    @events.hears(LinkUp)
+    def observer(event: Event) -> None:
+        heard.append(event.name)
+
+    bench.teller.observers.append(observer)
+    bench.teller.emit(RELOADED)
+    bench.teller.emit(LinkUp(provider="isp", interface="ppp0", source="s", gateway=None, cause="poll"))
+    assert heard == ["link.up"]

@@ -47,12 +47,15 @@ class FakeTarget:
 class Office:
     """A spool and a filer, as the agent joins them, over restarts."""
 
-    def __init__(self, path: Path, *targets: Any, retry_seconds: Sequence[float] = (60.0,)) -> None:
+    def __init__(
+        self, path: Path, *targets: Any, retry_seconds: Sequence[float] = (60.0,), rest_seconds: float = 0.02
+    ) -> None:
         self.path, self.state = path, path / "state"
         self.state.mkdir(exist_ok=True)
         self.disk = FaultyDisk()
         self.targets = {target.name: target for target in targets}
         self.retry_seconds = retry_seconds
+        self.rest_seconds = rest_seconds
         self.events: list[Event] = []
 
     def box(self, name: str = "alice", disk: FaultyDisk | None = None) -> Maildir:
@@ -60,7 +63,13 @@ class Office:
 
     async def __aenter__(self) -> "Office":
         self.spool = Spool(self.state, disk=self.disk)
-        self.filer = Filer(self.spool, self.targets, emit=self.events.append, retry_seconds=self.retry_seconds)
+        self.filer = Filer(
+            self.spool,
+            self.targets,
+            emit=self.events.append,
+            retry_seconds=self.retry_seconds,
+            rest_seconds=self.rest_seconds,
+        )
         self.spool.on_committed, self.spool.place = self.filer.accept, self.filer.place
         owed = await asyncio.to_thread(self.spool.open)
         for target in self.targets.values():
@@ -124,6 +133,32 @@ def test_what_is_accepted_is_filed_told_and_no_longer_owed(tmp_path: Path) -> No
     assert (event.message, event.mailbox, event.round, event.provider) == (letter.message, "alice", "r1", "isp")
     assert event.file in files(tmp_path / "alice" / "new")
     assert here.owed() == []
+
+
+def test_a_lone_message_is_filed_at_once_and_what_follows_it_closely_together(tmp_path: Path) -> None:
+    target = FakeTarget("alice")
+
+    async def work(here: Office) -> None:
+        await here.put(envelope("alice@office.example"))
+        await here.until(lambda: target.delivered == 1)
+        for _ in range(5):
+            await here.put(envelope("alice@office.example"))
+        await here.until(lambda: target.delivered == 6)
+
+    office(tmp_path, work, target, rest_seconds=1.0)
+    assert [len(batch) for batch in target.batches] == [1, 5]
+
+
+def test_what_waits_for_company_stays_in_the_spool_when_all_is_closed(tmp_path: Path) -> None:
+    target = FakeTarget("alice")
+
+    async def work(here: Office) -> None:
+        await here.put(envelope("alice@office.example"))
+        await here.until(lambda: target.delivered == 1)
+        await here.put(envelope("alice@office.example"))
+
+    here = office(tmp_path, work, target, rest_seconds=60.0)
+    assert target.delivered == 1 and here.owed() == ["alice: None"]
 
 
 def test_a_large_message_needs_one_rename_and_leaves_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -269,6 +270,68 @@ def test_a_disk_that_refuses_costs_lines_and_says_how_many() -> None:
     rows = out.getvalue().splitlines()
     assert rows[0] == "2026-11-22T08:00:00Z warning log.lost lines=2"
     assert rows[1].split()[2] == "round.ended" and len(rows) == 2
+
+
+class Later:
+    """`call_later` by hand."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def __call__(self, seconds: float, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+
+def test_gathered_lines_are_written_together_and_in_order() -> None:
+    out, later = io.StringIO(), Later()
+    log = LogWriter(out, environment={})
+    log.gather(later)
+    log.write(Stamped(AT, ended()))
+    log.note(AT, "and a note")
+    assert out.getvalue() == "" and len(later.calls) == 1
+    later.calls[0]()
+    assert [row.split()[2] for row in out.getvalue().splitlines()] == ["round.ended", "note"]
+
+
+def test_a_warning_takes_along_what_waits_before_it() -> None:
+    out = io.StringIO()
+    log = LogWriter(out, environment={})
+    log.gather(Later())
+    log.write(Stamped(AT, ended()))
+    log.write(Stamped(AT, refused()))
+    assert [row.split()[2] for row in out.getvalue().splitlines()] == ["round.ended", "message.refused"]
+
+
+@pytest.mark.parametrize("end", [LogWriter.close, lambda log: log.gather(None)])
+def test_at_the_end_nothing_waits_any_more(end: Callable[[LogWriter], None]) -> None:
+    out = io.StringIO()
+    log = LogWriter(out, environment={})
+    log.gather(Later())
+    log.write(Stamped(AT, ended()))
+    end(log)
+    log.write(Stamped(AT, ended()))
+    assert out.getvalue().count("round.ended") == (2 if end is not LogWriter.close else 1)
+
+
+def test_lines_that_waited_are_lost_together_and_counted_one_by_one() -> None:
+    out, later = Broken(), Later()
+    log = LogWriter(out, environment={})
+    log.gather(later)
+    for _ in range(3):
+        log.write(Stamped(AT, ended()))
+    later.calls[0]()
+    out.broken = False
+    log.write(Stamped(AT, refused()))
+    assert out.getvalue().splitlines()[0] == "2026-11-22T08:00:00Z warning log.lost lines=3"
+
+
+def test_no_more_than_a_bound_of_lines_waits() -> None:
+    out = io.StringIO()
+    log = LogWriter(out, environment={})
+    log.gather(Later())
+    for _ in range(600):
+        log.write(Stamped(AT, ended()))
+    assert out.getvalue().count("\n") >= 100
 
 
 def test_a_note_is_one_line_too() -> None:

@@ -294,6 +294,8 @@ class Connection(SMTP, asyncio.BufferedProtocol):
             waiting = self.unacknowledged()
             if waiting is not None:
                 self._deaf = not heard(waiting, said_since=self.sent - self._promised_at, tls=self.tls)
+                if not self._deaf:
+                    self._promised_at = None  # for good
         return not self._deaf
 
     def _close_when_heard(self, pause: float) -> None:

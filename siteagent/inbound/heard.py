@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import sys
 from typing import Any
 
-if sys.platform == "linux":
-    # Now, not when a connection ends: by then the files of this Python may be gone or another's (an upgrade), or not
-    # ours to read (root in its own home that became the owner of the state), and the round would wait for ever.
-    import fcntl
-    import termios
+from siteagent.inbound import sockets
 
 _TLS_RECORDS = 48  # octets that TLS 1.3 may put around a last reply and its own goodbye
 _TCP_CLOSE = 7  # <net/tcp_states.h>
@@ -25,19 +20,10 @@ _TCP_CLOSE = 7  # <net/tcp_states.h>
 
 def unacknowledged(transport: asyncio.Transport) -> int | None:
     """Octets that we sent and the peer's host has not acknowledged; None where the system does not tell."""
-    if sys.platform != "linux":
-        return None
-    else:
-        own = _socket_of(transport)
-        if own is None:
-            return None
-        try:
-            # SIOCOUTQ, tcp(7): the same number, and Python has a name for this one.
-            answer = fcntl.ioctl(own.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-            (waiting,) = struct.unpack("i", answer)
-            return int(waiting) + transport.get_write_buffer_size()
-        except (OSError, ValueError):
-            return None  # closed already
+    own = _socket_of(transport)
+    handle = own.fileno() if own is not None else -1
+    waiting = sockets.unacknowledged(handle) if handle >= 0 else None  # -1: closed already
+    return waiting + transport.get_write_buffer_size() if waiting is not None else None
 
 
 def heard(unacknowledged: int, *, said_since: int, tls: bool) -> bool:

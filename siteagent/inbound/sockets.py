@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 if sys.platform == "linux":
     # MSG_NOSIGNAL: nobody is killed for a peer that is gone, whatever Python does about SIGPIPE.
-    _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    _FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     _LIBRARY = ctypes.PyDLL(None, use_errno=True)
     _SEND = _LIBRARY.send
     _SEND.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
@@ -27,6 +27,14 @@ if sys.platform == "linux":
     _RECV = _LIBRARY.recv
     _RECV.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     _RECV.restype = ctypes.c_ssize_t
+    _CLOSE = _LIBRARY.close
+    _CLOSE.argtypes = (ctypes.c_int,)
+    _IOCTL = _LIBRARY.ioctl
+    _IOCTL.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+    # SIOCOUTQ, tcp(7), is the same number, and Python has a name for this one. Imported now and not when a connection
+    # ends: by then the files of this Python may be gone or another's (an upgrade), or not ours to read (root in its own
+    # home that became the owner of the state), and the round would wait for ever.
+    from termios import TIOCOUTQ as _SIOCOUTQ
 
     class Taken(socket.socket):
         """One connection, not blocking. Any other use than asyncio's is as of every socket."""
@@ -48,6 +56,11 @@ if sys.platform == "linux":
                 raise _error()
             return received
 
+        def close(self) -> None:
+            handle = self.detach()
+            if handle >= 0:
+                _CLOSE(handle)
+
     class Listening(socket.socket):
         """A listening socket whose connections are `Taken`."""
 
@@ -62,6 +75,15 @@ else:
 def listening(own: socket.socket) -> socket.socket:
     """`own`, which is used up, as one whose connections keep the interpreter."""
     return Listening(own.family, own.type, own.proto, fileno=own.detach())
+
+
+def unacknowledged(handle: int) -> int | None:
+    """Octets that were sent on a TCP socket and not acknowledged; None where the system does not tell."""
+    if sys.platform != "linux":
+        return None
+    else:
+        waiting = ctypes.c_int()
+        return waiting.value if _IOCTL(handle, _SIOCOUTQ, ctypes.byref(waiting)) == 0 else None
 
 
 def _error() -> OSError:

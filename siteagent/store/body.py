@@ -253,15 +253,14 @@ class BodyWriter:
             whole = self.in_memory()
             assert whole is not None
             return whole
-        while self._job is not None or self._waiting:
-            if self._job is None:
-                self._start_job(self._spill)
-            if (job := self._job) is not None:
-                await asyncio.shield(job)
-                if self._job is job:
-                    await asyncio.sleep(0)  # it was done before: its callback waits for the loop, which waits for us
+        while (job := self._job) is not None:
+            await asyncio.shield(job)
+            if self._job is job:
+                await asyncio.sleep(0)  # it was done before: its callback waits for the loop, which waits for us
+        rest, self._waiting = self._waiting, []
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, self._spill.finish))
+            await asyncio.shield(loop.run_in_executor(self._executor, self._finish_file, self._spill, rest))
         except Exception as error:
             kind = SpoolFull if isinstance(error, OSError) and no_room(error) else SpoolFailed
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -280,6 +279,10 @@ class BodyWriter:
             with contextlib.suppress(RuntimeError):  # the spool is closed: an orphan, which the next start removes
                 self._executor.submit(self._spill.remove)
 
+    def _finish_file(self, spill: _Spill, rest: Sequence[bytes]) -> None:
+        self._write_out(spill, rest)
+        spill.finish()
+
     def _start_job(self, spill: _Spill) -> None:
         parts, self._waiting = self._waiting, []
         octets = sum(map(len, parts))
@@ -289,7 +292,8 @@ class BodyWriter:
     def _write_out(self, spill: _Spill, parts: Sequence[bytes]) -> None:
         for part in parts:
             self._account(part)
-        spill.write(parts)
+        if parts:
+            spill.write(parts)
 
     def _job_done(self, spill: _Spill, taken: int) -> None:
         before = self._held

@@ -195,6 +195,11 @@ class Connection(SMTP, asyncio.BufferedProtocol):
             if self.tls or self.reversed:  # when the connection is lost its socket may be gone
                 self._carried = carried(self.transport) or self._carried
 
+    def _flush_alone(self) -> None:
+        """Sends what is queued where nothing more is asked yet: the peer goes on while we tell of it."""
+        if not self._inbox:
+            self._flush()
+
     def pause_writing(self) -> None:
         self._clogged = True
         self._start_clock(self.reception.limits.command_seconds)

@@ -132,10 +132,12 @@ class Door(Connection):
         self.session_id = self.reception.new_id()
         self.since = datetime.now(UTC)
         self._opened_at = self.loop.time()
+        self._queue(f"220 {self.reception.hostname} ESMTP\r\n".encode("ascii", "replace"))
+        if not self._closing:
+            self._flush_alone()
         self.emit(
             SessionOpened(session=self.session_id, provider=self.owner.provider, round=self.owner.round, peer=self.peer)
         )
-        self._queue(f"220 {self.reception.hostname} ESMTP\r\n".encode("ascii", "replace"))
         if self._closing:
             self.end(says.CLOSING, "closing down")
             return

@@ -282,9 +282,10 @@ class Dialect(Mailing):
         self.messages += 1
         self.bytes += content.size
         self._junk = self._errors = 0
-        self._tell_accepted(transaction, outcome.duplicates, outcome.first)
         self._queue(b"250 2.0.0 ok, kept as %b\r\n" % envelope.message.encode("ascii", "replace"))
         self.promised()
+        self._flush_alone()
+        self._tell_accepted(transaction, outcome.duplicates, outcome.first)
 
     def _tell_accepted(self, transaction: Transaction, duplicates: tuple[str, ...], first: str | None) -> None:
         envelope, content = transaction.envelope, transaction.content

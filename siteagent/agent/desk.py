@@ -118,6 +118,7 @@ class Desk:
             emit=self._teller.emit,
             monotonic=time.monotonic,
             wall=lambda: datetime.now(UTC),
+            call_later=self._teller.timer,
             new_id=lambda: secrets.token_hex(6),
             waiting_to_file=self._filer.waiting_to_file,
             ask_only=not self._receives and provider.method is not Method.ATRN,

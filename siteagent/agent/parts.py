@@ -153,6 +153,8 @@ class Agent:
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
         await self._open_spool(stack)
         self._build_edges(stack)
+        self.teller.be_patient(asyncio.get_running_loop().call_later)
+        stack.callback(self.teller.be_patient, None)
         await self._open_listener(stack)
         stack.push_async_callback(self._end_tasks)
         self.meter = Meter(self.teller.emit, monotonic=time.monotonic, wall=lambda: datetime.now(UTC))

@@ -343,3 +343,92 @@ def test_an_observer_that_is_marked_is_brought_nothing_else(bench: Bench) -> Non
     bench.teller.emit(RELOADED)
     bench.teller.emit(LinkUp(provider="isp", interface="ppp0", source="s", gateway=None, cause="poll"))
     assert heard == ["link.up"]
+
+
+# --- patience ---------------------------------------------------------------------------------------------------------
+
+OPENED = SessionOpened(session="s1", provider="isp", round=None, peer="192.0.2.1")
+
+
+def patient(bench: Bench, work: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        bench.teller.be_patient(asyncio.get_running_loop().call_later)
+        await work()
+
+    asyncio.run(run())
+
+
+def test_events_of_mail_wait_a_moment_for_each_other(bench: Bench) -> None:
+    async def work() -> None:
+        bench.teller.emit(OPENED)
+        bench.teller.emit(OPENED)
+        assert bench.heard == bench.recorded == []
+        async with asyncio.timeout(20):
+            while not bench.heard:
+                await asyncio.sleep(0.001)
+        assert bench.heard == bench.recorded == ["session.opened"] * 2
+
+    patient(bench, work)
+
+
+def test_any_other_event_is_told_at_once_and_behind_what_waits(bench: Bench) -> None:
+    async def work() -> None:
+        bench.teller.emit(OPENED)
+        bench.teller.emit(RELOADED)
+        assert bench.heard == bench.recorded == ["session.opened", "config.reloaded"]
+
+    patient(bench, work)
+
+
+def test_what_waits_keeps_the_time_at_which_it_happened(tmp_path: Path) -> None:
+    now, seen = [AT], list[datetime]()
+    teller = Teller(
+        tmp_path,
+        log=LogWriter(io.StringIO()),
+        record=lambda stamped: seen.append(stamped.at),
+        wall=lambda: now[0],
+    )
+
+    async def work() -> None:
+        teller.be_patient(asyncio.get_running_loop().call_later)
+        teller.emit(OPENED)
+        now[0] += timedelta(seconds=1)
+        teller.tell()
+
+    asyncio.run(work())
+    assert seen == [AT]
+
+
+def test_a_timer_rings_when_all_is_told_and_not_where_that_cancelled_it(bench: Bench) -> None:
+    rung: list[str] = []
+
+    async def work() -> None:
+        first = bench.teller.timer(0, lambda: rung.append("first"))
+        bench.teller.timer(0, lambda: rung.append(f"second behind {len(bench.heard)}"))
+        bench.teller.observers.append(lambda event: first.cancel())
+        bench.teller.emit(OPENED)
+        async with asyncio.timeout(20):
+            while not rung:
+                await asyncio.sleep(0)
+
+    patient(bench, work)
+    assert rung == ["second behind 1"]
+
+
+def test_the_snapshot_knows_what_waited(bench: Bench) -> None:
+    async def work() -> None:
+        bench.teller.emit(OPENED)
+        await bench.teller.write()
+
+    patient(bench, work)
+    assert json.loads((bench.directory / STATUS_FILE).read_bytes())["heard"] == ["session.opened"]
+
+
+def test_without_patience_nothing_waits_any_more(bench: Bench) -> None:
+    async def work() -> None:
+        bench.teller.emit(OPENED)
+        bench.teller.be_patient(None)
+        bench.teller.emit(OPENED)
+        assert bench.heard == ["session.opened"] * 2
+
+    patient(bench, work)

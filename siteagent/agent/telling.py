@@ -2,8 +2,8 @@
 
 `Teller.emit` is the one `emit` of the agent. It stamps the event and never waits: what needs a disk has its own
 thread. Events of sessions and mail wait a moment for each other while the agent runs; who sets a timer because of
-events sets it with `Teller.timer`. The snapshot is written to ``status.json`` at once when a state, the line or a round changed, otherwise at
-most every half second.
+events sets it with `Teller.timer`. The snapshot is written to ``status.json`` at once when a state, the line or a round
+changed, otherwise at most every half second.
 """
 
 from __future__ import annotations

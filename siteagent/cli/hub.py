@@ -48,6 +48,9 @@ def run(context: Context) -> int:
     configuration = context.configuration(hub=True)
     os.umask(_UMASK)
     from siteagent.cli.running import imports_as_owner, log_writer, signals
+    from siteagent.host import allocator
+
+    allocator.settle()
 
     sockets = _become_owner(configuration)
     with imports_as_owner():

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from siteagent.cli.context import Context
 from siteagent.config.sections import Configuration, HubConfiguration, LogFormat, LogLevel
 from siteagent.errors import PermissionProblem
-from siteagent.host import identity, systemd
+from siteagent.host import allocator, identity, systemd
 from siteagent.logs import LogWriter
 
 _UMASK = 0o077
@@ -65,6 +65,7 @@ def imports_as_owner(*, program: Path = Path(os.__file__)) -> Iterator[None]:
         ) from error
     finally:
         gc.collect()  # half a megabyte, for as long as the agent runs
+        allocator.give_back()
         gc.freeze()
         gc.enable()
 

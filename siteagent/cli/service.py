@@ -10,6 +10,7 @@ import click
 from siteagent.cli.context import Context
 from siteagent.cli.running import become_owner, imports_as_owner, log_writer, signals
 from siteagent.errors import ExitCode
+from siteagent.host import allocator
 
 
 @click.command("run")
@@ -21,6 +22,7 @@ def run(context: Context) -> int:
     """
     path = context.path()
     configuration = context.configuration()
+    allocator.settle()
     sockets = become_owner(configuration)
     # The agent's parts, 0.2 s of imports: not before the configuration is known to be right.
     with imports_as_owner():

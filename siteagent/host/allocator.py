@@ -1,0 +1,45 @@
+"""What the C library keeps of freed memory: bounded for processes that live for months. Other libraries are left alone.
+
+glibc gives each thread a heap of its own, and no other thread uses what was freed there; and below the size of the
+largest block that was ever freed, blocks lie in those heaps, where what was made behind them holds them. A process with
+twenty threads then grows for hours, as one thread after the other meets its largest piece of work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+
+# <malloc.h>
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+
+_LARGE_BYTES = 128 * 1024
+_FREE_AT_THE_TOP_BYTES = 256 * 1024
+
+
+def is_glibc() -> bool:
+    if sys.platform != "linux":
+        return False
+    with contextlib.suppress(OSError, ValueError):  # ValueError: musl has no such name
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    return False
+
+
+def settle() -> None:
+    """One heap for all threads, and bounds that stay. Before the first thread: one that has a heap keeps it."""
+    if is_glibc():
+        library = ctypes.CDLL(None)
+        # One lock is enough: all but a little of what allocates here holds Python's own.
+        library.mallopt(_M_ARENA_MAX, 1)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        library.mallopt(_M_TRIM_THRESHOLD, _FREE_AT_THE_TOP_BYTES)
+
+
+def give_back() -> None:
+    """Gives the system whole pages that lie free between what lives. Takes milliseconds, and other threads wait."""
+    if is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)

@@ -229,6 +229,25 @@ def test_what_was_imported_is_out_of_the_garbage_collectors_way() -> None:
     assert done.stdout == "True True\n", done.stderr
 
 
+def test_garbage_that_grew_old_is_found_however_much_was_imported() -> None:
+    program = (
+        "import collections, gc\nfrom siteagent.__main__ import main\n"
+        "from siteagent.cli.running import imports_as_owner\n"
+        "with imports_as_owner():\n"
+        "    import siteagent.agent.parts\n"
+        "class Transport:\n"
+        "    def __init__(self): self.itself = self\n"
+        "sessions = collections.deque(maxlen=100)\n"
+        "before = gc.get_stats()[2]['collections']\n"
+        "for _ in range(3000):\n"
+        "    sessions.append(Transport())\n"
+        "    for _ in range(40): Transport()\n"
+        "print(gc.get_stats()[2]['collections'] - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert int(done.stdout) >= 1, done.stderr
+
+
 def test_a_running_agent_loads_nothing_that_only_people_need() -> None:
     people = {"click", "rich", "dns", "tempfile", "shutil"}
     program = "import sys, siteagent.agent.parts\n" + f"print(sorted({people} & set(sys.modules)))"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -50,8 +50,11 @@ class Letter:
         """All of it, where it is in memory."""
         return on_the_wire(self.received + self.data) if self.data is not None else None
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The whole content, CRLF line ends, whole lines or not. Raises Unreadable, mostly before the first piece."""
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The whole content, CRLF line ends, whole lines or not. Raises Unreadable, mostly before the first piece.
+
+        Whoever does not take all of it closes it, and the file with it.
+        """
         if self.data is not None:
             yield on_the_wire(self.received + self.data)
             return

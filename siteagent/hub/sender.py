@@ -9,7 +9,8 @@ With DATA there is one wait a letter, for the 354 (RFC 2920 §3.1); without PIPE
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from siteagent.config.sections import Limits
@@ -74,7 +75,7 @@ class Sender:
             return Reply(553, "5.6.7", "the site does not take SMTPUTF8")
         return None
 
-    async def _opened(self, letter: Letter, tell: Tell) -> AsyncIterator[bytes] | None:
+    async def _opened(self, letter: Letter, tell: Tell) -> _Content | None:
         """Its content, where this site can take it and our spool gives it; else that is told, and nothing is said."""
         obstacle = self._obstacle(letter)
         if obstacle is not None:
@@ -82,7 +83,7 @@ class Sender:
             return None
         pieces = letter.pieces()
         if letter.data is not None:
-            return pieces  # in memory: nothing can go wrong with it
+            return _Content(pieces)  # in memory: nothing can go wrong with it
         try:
             first = await anext(pieces)
         except Unreadable as error:
@@ -91,7 +92,7 @@ class Sender:
         except BaseException:  # broken off: of what nobody is told, nobody would ever send again
             tell(Result(letter, dict.fromkeys(letter.addresses), "broken off"))
             raise
-        return _behind(first, pieces)
+        return _Content(pieces, first)
 
     def _envelope(self, letter: Letter) -> list[bytes]:
         options = ""
@@ -151,14 +152,15 @@ class Sender:
                     if last:
                         self._pipe.say_bye()
                     break
-                pieces = await self._opened(letter, tell)
-                if pieces is None:
+                content = await self._opened(letter, tell)
+                if content is None:
                     continue
                 window.enter(letter)
                 asked, octets = self._begin(letter)
                 # From here on whoever hears tells of it, also where what follows fails.
                 under_way.put_nowait(asked)
-                await self._write_chunks(asked, octets, pieces)
+                async with aclosing(content):
+                    await self._write_chunks(asked, octets, content)
         except Lost:
             pass  # `_hear` says so, letter by letter, and raises it
         except BaseException:
@@ -185,7 +187,7 @@ class Sender:
         if broken_off is not None:
             raise broken_off
 
-    async def _write_chunks(self, asked: _Asked, octets: bytes, pieces: AsyncIterator[bytes]) -> None:
+    async def _write_chunks(self, asked: _Asked, octets: bytes, content: _Content) -> None:
         letter, pipe = asked.letter, self._pipe
         small = letter.small
         try:
@@ -195,7 +197,7 @@ class Sender:
                 await pipe.drained(self._limits.silence_seconds)
                 return
             pipe.write(octets)
-            async for piece in pieces:
+            async for piece in content:
                 asked.data.put_nowait(pipe.reply_to_come())
                 pipe.write(b"BDAT %d\r\n%b" % (len(piece), piece))
                 await pipe.drained(self._limits.silence_seconds)
@@ -239,12 +241,13 @@ class Sender:
 
     async def _steps(self, next_letter: Next, tell: Tell) -> None:
         while (letter := await next_letter()) is not None:
-            pieces = await self._opened(letter, tell)
-            if pieces is None:
+            content = await self._opened(letter, tell)
+            if content is None:
                 continue
             result = Result(letter, dict.fromkeys(letter.addresses))
             try:
-                result = await self._step(letter, pieces)
+                async with aclosing(content):
+                    result = await self._step(letter, content)
             except Lost as error:
                 result.why = error.why
                 result.unreadable = isinstance(error.__cause__, Unreadable)
@@ -252,7 +255,7 @@ class Sender:
             finally:
                 tell(result)
 
-    async def _step(self, letter: Letter, pieces: AsyncIterator[bytes]) -> Result:
+    async def _step(self, letter: Letter, content: _Content) -> Result:
         """MAIL, RCPT and DATA together where the site can, else one by one."""
         pipe, seconds = self._pipe, self._limits.command_seconds
         if self._pipelining:
@@ -274,7 +277,7 @@ class Sender:
             return self._result(asked, mail, rcpt, data)
         stuffer = Stuffer()
         try:
-            async for piece in pieces:
+            async for piece in content:
                 pipe.write(stuffer.stuffed(piece))
                 await pipe.drained(self._limits.silence_seconds)
         except Unreadable as error:
@@ -327,7 +330,19 @@ class _Window:
         self._changed.set()
 
 
-async def _behind(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for piece in rest:
-        yield piece
+class _Content:
+    """The pieces of a letter; `first` was read already. Closed by whoever has it, and not by a look for garbage."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], first: bytes | None = None) -> None:
+        self._pieces = pieces
+        self._first = first
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        first, self._first = self._first, None
+        return await anext(self._pieces) if first is None else first
+
+    async def aclose(self) -> None:
+        await self._pieces.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -258,6 +259,60 @@ def test_a_letter_is_told_of_where_the_sending_is_broken_off_while_its_file_is_o
     asyncio.run(run())
     os.close(writers[0])
     assert [(result.letter.id, result.taken) for result in results] == [(0, ())]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("end", ["lost", "broken off"])
+@pytest.mark.parametrize("features", [BURST, STEPS], ids=["burst", "steps"])
+def test_the_file_of_a_letter_is_closed_where_the_connection_ends_in_the_middle_of_it(
+    tmp_path: Path, features: dict[str, str], end: str
+) -> None:
+    """Not when Python looks for garbage, which may be hours later: an open file keeps its room on the disk."""
+    body = tmp_path / "body"
+    body.write_bytes(b"y\n" * 400_000)
+    (one,) = letters(1)
+    mail = iter([dataclasses.replace(one, data=None, file=body)])
+    results: list[Result] = []
+    ended: list[BaseException] = []
+
+    async def run() -> None:
+        pipe = Pipe()
+        begun = asyncio.Event()
+
+        def answer(octets: bytes) -> bytes:
+            if b"y\r\n" in octets:  # the first piece: no more is taken
+                pipe.pause_writing()
+                begun.set()
+                return b""
+            return b"250 ok\r\n" * 2 + b"354 go on\r\n" if octets.startswith(b"MAIL") else b""
+
+        site = Site(pipe, answer)
+        pipe.take_over(site)
+
+        async def next_letter() -> Letter | None:
+            return next(mail, None)
+
+        sending = asyncio.ensure_future(Sender(pipe, features, Limits()).send(next_letter, results.append))
+        await begun.wait()
+        if end == "lost":
+            pipe.connection_lost(None)
+            pipe.resume_writing()
+        else:
+            sending.cancel()
+        try:
+            await sending
+        except (Lost, asyncio.CancelledError) as error:
+            ended.append(error)  # what it came through lives on with it
+        assert open_descriptors(body) == 0
+
+    asyncio.run(run())
+    assert len(ended) == 1
+    assert [(result.letter.id, result.taken) for result in results] == [(0, ())]
+
+
+def open_descriptors(file: Path) -> int:
+    own = Path("/proc/self/fd")
+    return sum(os.path.realpath(own / name) == str(file) for name in os.listdir(own))
 
 
 def test_a_421_that_nobody_asked_for_is_told_as_that() -> None:

@@ -71,6 +71,7 @@ class Pipe(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         why = "it closed the connection" if error is None else f"the connection was lost: {error}"
         self._fail(Lost(why))
+        self.transport = None  # an error may hold us until garbage is looked for, and it holds 300 kB of TLS
 
     def pause_writing(self) -> None:
         self._may_write.clear()

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -308,6 +309,24 @@ def test_the_file_of_a_letter_is_closed_where_the_connection_ends_in_the_middle_
     asyncio.run(run())
     assert len(ended) == 1
     assert [(result.letter.id, result.taken) for result in results] == [(0, ())]
+
+
+def test_a_connection_that_ended_is_let_go_of_whoever_still_holds_its_pipe() -> None:
+    """An error does, for as long as Python does not look for garbage; and 300 kB of TLS are behind the connection."""
+
+    async def run() -> bool:
+        pipe = Pipe()
+        site = Site(pipe, obliging)
+        pipe.take_over(site)
+        gone = weakref.ref(site)
+        pipe.connection_lost(None)
+        del site
+        pipe.write(b"NOOP\r\n")
+        pipe.close()
+        await pipe.bye(1)
+        return gone() is None and pipe.unanswered
+
+    assert asyncio.run(run())
 
 
 def open_descriptors(file: Path) -> int:

@@ -120,7 +120,10 @@ async def ours(directory: Path, options: str) -> None:
     from siteagent.config import files
     from siteagent.config.sections import Configuration
     from siteagent.events import AgentReady, Event
+    from siteagent.host import allocator
     from siteagent.logs import LogWriter
+
+    allocator.settle()
 
     def observe(event: Event) -> None:
         if isinstance(event, AgentReady):

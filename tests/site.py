@@ -117,14 +117,17 @@ class Switch:
 class Site:
     """A running agent, and what it said."""
 
-    def __init__(self, agent: Agent, events: list[Event], log: io.StringIO, switch: Switch) -> None:
+    def __init__(self, agent: Agent, events: list[Event], log: io.StringIO, writer: LogWriter, switch: Switch) -> None:
         self.agent = agent
         self.events = events
         self._log = log
+        self._writer = writer
         self.switch = switch
 
     @property
     def log(self) -> str:
+        self.agent.teller.tell()
+        self._writer.flush()
         return self._log.getvalue()
 
     @property
@@ -133,6 +136,7 @@ class Site:
         return int(self.agent.listener.addresses[0].rpartition(":")[2])
 
     def of(self, name: str) -> list[Any]:
+        self.agent.teller.tell()  # what happened just now may wait for more
         return [event for event in self.events if event.name == name]
 
     async def until(self, condition: Callable[[], object], *, seconds: float = 10) -> None:
@@ -168,14 +172,15 @@ def bring(port: int, *subjects: str, to: str = ALICE) -> None:
 async def site(path: Path, *, up: bool = True, **options: Any) -> AsyncIterator[Site]:
     """The agent of the configuration at `path`, ready; ended when the block is."""
     log, events, switch = io.StringIO(), [], Switch(up=up)
+    writer = LogWriter(log, level=LogLevel.DEBUG)
     agent = Agent(
         files.load(path),
-        log=LogWriter(log, level=LogLevel.DEBUG),
+        log=writer,
         observe=events.append,
         oracle=switch,
         **options,
     )
-    made = Site(agent, events, log, switch)
+    made = Site(agent, events, log, writer, switch)
     running = asyncio.ensure_future(agent.run())
     ready = asyncio.ensure_future(agent.ready.wait())
     await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED, timeout=20)

@@ -1,4 +1,4 @@
-"""The log: an event becomes one line, logfmt or JSON; a transcript of SMTP loses its secrets.
+"""The log: an event becomes one line, logfmt or JSON, and no secret of a server's echo is in it.
 
 Its law: one event, one line. Whatever a peer or a disk put into a value, no byte of it can begin a second line, move
 a cursor or turn the reading direction: every character that Python does not call printable is escaped as JSON does.
@@ -328,38 +328,7 @@ def _shift(path: Path, files: int) -> None:
             younger.replace(older)
 
 
-# --- transcripts ------------------------------------------------------------------------------------------------------
-
-HIDDEN = "***"
-_PREFIX = re.compile(r"\s*(?:[CS]:|[<>]+|[-=]+>|<[-=]+)?\s*")
-_REPLY = re.compile(r"(\d{3})(?:[ -]|$)")
-_PAYLOAD = re.compile(r"(\bAUTH\s+[\w-]+\s+)\S.*", re.IGNORECASE | re.DOTALL)
-_VERBS = frozenset(
-    {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP", "TURN"}
-    | {"ETRN", "ATRN", "STARTTLS", "AUTH", ".", "*"}
-)
-
-
-def mask(line: str) -> str:
-    """One line of an SMTP conversation, its secrets hidden; a mark of direction in front (``C:``, ``>``) is kept.
-
-    Hides what follows ``AUTH MECHANISM``, the challenge in a 334 and, since it does not know what came before, every
-    single word that is no verb: that is how an answer to a challenge looks.
-    """
-    match = _PREFIX.match(line)
-    start = match.end() if match else 0
-    mark, rest = line[:start], line[start:]
-    reply = _REPLY.match(rest)
-    if reply is not None:
-        if reply[1] == "334":
-            return f"{mark}334 {HIDDEN}"
-        # 250-AUTH PLAIN LOGIN is an offer; in any other reply it is our own command, quoted back.
-        return line if reply[1].startswith("2") else mark + _PAYLOAD.sub(rf"\g<1>{HIDDEN}", rest)
-    words = rest.split()
-    if len(words) == 1 and words[0].upper() not in _VERBS:
-        return mark + HIDDEN
-    return mark + _PAYLOAD.sub(rf"\g<1>{HIDDEN}", rest)
-
+# --- secrets ----------------------------------------------------------------------------------------------------------
 
 _MECHANISM = re.compile(
     r"(\bAUTH[ \t]+(?:PLAIN|LOGIN|CRAM-MD5|EXTERNAL|XOAUTH2|OAUTHBEARER|SCRAM-[\w-]+|NTLM|GSSAPI)[ \t]+)\S+",
@@ -369,4 +338,4 @@ _MECHANISM = re.compile(
 
 def mask_echo(text: str) -> str:
     """A server's words as they may be kept: some quote the command that they refuse, password and all."""
-    return _MECHANISM.sub(rf"\g<1>{HIDDEN}", text) if "AUTH" in text.upper() else text
+    return _MECHANISM.sub(r"\g<1>***", text) if "AUTH" in text.upper() else text

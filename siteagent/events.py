@@ -57,10 +57,14 @@ class NodeOutcome(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Event:
-    """Base of all events. `name` and `severity` belong to the class."""
+    """Base of all events. `name` and `severity` belong to the class.
+
+    `in_crowds`: every session and every message has one, so that it may be told some milliseconds late with others.
+    """
 
     name: ClassVar[str] = ""
     severity: ClassVar[Severity] = Severity.INFO
+    in_crowds: ClassVar[bool] = False
 
     def values(self) -> dict[str, FieldValue]:
         """Field name to plain value, in the order of the class; enums as their text."""
@@ -316,6 +320,7 @@ class SessionOpened(Event):
     """An allowed peer is being greeted."""
 
     name: ClassVar[str] = "session.opened"
+    in_crowds: ClassVar[bool] = True
     session: str
     provider: str | None
     round: str | None
@@ -338,6 +343,7 @@ class MessageAccepted(Event):
     """Durable in our spool, and therefore answered 250. `seconds` from MAIL to the commit."""
 
     name: ClassVar[str] = "message.accepted"
+    in_crowds: ClassVar[bool] = True
     message: str
     session: str
     provider: str | None
@@ -354,6 +360,7 @@ class MessageStored(Event):
     """One file of a message stands in a mailbox, whole and synced."""
 
     name: ClassVar[str] = "message.stored"
+    in_crowds: ClassVar[bool] = True
     message: str
     mailbox: str
     file: str
@@ -414,6 +421,7 @@ class SessionClosed(Event):
     """
 
     name: ClassVar[str] = "session.closed"
+    in_crowds: ClassVar[bool] = True
     session: str
     provider: str | None
     round: str | None

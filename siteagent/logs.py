@@ -206,7 +206,7 @@ class LogWriter:
         self.lost = 0
 
     def gather(self, later: Later | None) -> None:
-        """From here on lines that are no warnings wait for each other, for 10 ms. None: no more of that.
+        """From here on lines of events that come in crowds wait for each other, for 10 ms. None: no more of that.
 
         One after the other they are made, and written, in a fraction of the time. Who is killed takes the last along.
         """
@@ -231,14 +231,13 @@ class LogWriter:
 
     def write(self, stamped: Stamped) -> None:
         """Write the event's line, if its severity is wanted. Never raises for what a disk or a pipe does."""
-        severity = stamped.event.severity
-        if _RANK[severity] >= self._least:
-            self._take(stamped, stamped.at, severity)
+        if _RANK[stamped.event.severity] >= self._least:
+            self._take(stamped, stamped.at, wait=stamped.event.in_crowds)
 
     def note(self, at: datetime, text: str, *, severity: Severity = Severity.INFO, about: str = "note") -> None:
         """Write what is worth a line and is no event: a hook's output, a source of hints that was refused."""
         if _RANK[severity] >= self._least:
-            self._take(self._composed(at, severity, about, {"text": text}), at, severity)
+            self._take(self._composed(at, severity, about, {"text": text}), at, wait=False)
 
     def close(self) -> None:
         self.flush()
@@ -260,11 +259,11 @@ class LogWriter:
             with_priority=self._journald,
         )
 
-    def _take(self, what: str | Stamped, at: datetime, severity: Severity) -> None:
+    def _take(self, what: str | Stamped, at: datetime, *, wait: bool) -> None:
         if not self._held:
             self._held_since = at
         self._held.append(what)
-        if self._later is None or _RANK[severity] > _RANK[Severity.INFO] or len(self._held) >= _MOST_HELD:
+        if self._later is None or not wait or len(self._held) >= _MOST_HELD:
             self.flush()
         elif len(self._held) == 1:
             self._later(_GATHER_SECONDS, self.flush)

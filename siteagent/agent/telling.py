@@ -1,7 +1,7 @@
 """Every event, carried to everybody who wants it: log, snapshot, journal, hooks, and the parts that act on it.
 
 `Teller.emit` is the one `emit` of the agent. It stamps the event and never waits: what needs a disk has its own
-thread. Events of sessions and mail wait a moment for each other while the agent runs; who sets a timer because of
+thread. Events that come in crowds wait a moment for each other while the agent runs; who sets a timer because of
 events sets it with `Teller.timer`. The snapshot is written to ``status.json`` at once when a state, the line or a round
 changed, otherwise at most every half second.
 """
@@ -20,12 +20,10 @@ from siteagent.events import (
     Event,
     FilingFailed,
     MessageAccepted,
-    MessageDuplicate,
     MessageRefused,
     MessageStored,
     Outcome,
     RoundEnded,
-    SessionClosed,
     SessionOpened,
     SessionRefused,
     Severity,
@@ -44,7 +42,6 @@ _PEERS_REMEMBERED = 1000  # anybody may knock, and IPv6 has addresses for everyb
 _OF_PROVIDERS = ("peer-refused", "silence", "refused", "held-back", "no-round", "tls", "heartbeat")
 
 _PATIENCE_SECONDS = 0.005
-_PATIENT = frozenset({SessionOpened, SessionClosed, MessageAccepted, MessageDuplicate, MessageStored})
 _WARNING = frozenset(
     {SessionRefused, SessionOpened, RoundEnded, MessageRefused, MessageAccepted, FilingFailed, MessageStored}
 )
@@ -112,13 +109,13 @@ class Teller:
         self._waiting.append(Stamped(self._wall(), event))
         if self._telling:
             return  # by whoever is at it, behind the event that is being told
-        if self._later is None or type(event) not in _PATIENT:
+        if self._later is None or not event.in_crowds:
             self.tell()
         elif self._due is None:
             self._due = self._later(_PATIENCE_SECONDS, self.tell)
 
     def be_patient(self, later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] | None) -> None:
-        """From here on events of mail wait for each other; None: no more. `later`: the loop's `call_later`.
+        """From here on events that come in crowds wait for each other; None: no more. `later`: the loop's `call_later`.
 
         One by one, between two steps of the sessions, they were seen to cost three times what they cost in a row.
         """

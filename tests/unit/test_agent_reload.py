@@ -29,9 +29,10 @@ async def reloading(path: Path, scene: Scene, **options: Any) -> None:
     from siteagent.logs import LogWriter
 
     log, events, switch = io.StringIO(), list[Event](), Switch(up=options.get("up", False))
-    agent = Agent(files.load(path), log=LogWriter(log), observe=events.append, oracle=switch)
+    writer = LogWriter(log)
+    agent = Agent(files.load(path), log=writer, observe=events.append, oracle=switch)
     reloader = Reloader(agent, path)
-    one = Site(agent, events, log, switch)
+    one = Site(agent, events, log, writer, switch)
     running = asyncio.ensure_future(agent.run())
     await asyncio.wait_for(agent.ready.wait(), 20)
     try:

@@ -22,6 +22,7 @@ from siteagent.events import (
     NodeOutcome,
     Outcome,
     RoundEnded,
+    SessionOpened,
     Severity,
     Stamped,
 )
@@ -258,20 +259,27 @@ def test_gathered_lines_are_written_together_and_in_order() -> None:
     out, later = io.StringIO(), Later()
     log = LogWriter(out, environment={})
     log.gather(later)
-    log.write(Stamped(AT, ended()))
-    log.note(AT, "and a note")
+    log.write(Stamped(AT, opened()))
+    log.write(Stamped(AT, opened()))
     assert out.getvalue() == "" and len(later.calls) == 1
     later.calls[0]()
-    assert [row.split()[2] for row in out.getvalue().splitlines()] == ["round.ended", "note"]
+    assert [row.split()[2] for row in out.getvalue().splitlines()] == ["session.opened"] * 2
 
 
-def test_a_warning_takes_along_what_waits_before_it() -> None:
+def opened() -> SessionOpened:
+    return SessionOpened(session="s1", provider="isp", round=None, peer="192.0.2.1")
+
+
+def test_what_comes_in_no_crowds_is_written_at_once_and_behind_what_waits() -> None:
     out = io.StringIO()
     log = LogWriter(out, environment={})
     log.gather(Later())
+    log.write(Stamped(AT, opened()))
     log.write(Stamped(AT, ended()))
-    log.write(Stamped(AT, refused()))
-    assert [row.split()[2] for row in out.getvalue().splitlines()] == ["round.ended", "message.refused"]
+    log.write(Stamped(AT, opened()))
+    log.note(AT, "a note")
+    rows = [row.split()[2] for row in out.getvalue().splitlines()]
+    assert rows == ["session.opened", "round.ended", "session.opened", "note"]
 
 
 @pytest.mark.parametrize("end", [LogWriter.close, lambda log: log.gather(None)])
@@ -279,10 +287,10 @@ def test_at_the_end_nothing_waits_any_more(end: Callable[[LogWriter], None]) -> 
     out = io.StringIO()
     log = LogWriter(out, environment={})
     log.gather(Later())
-    log.write(Stamped(AT, ended()))
+    log.write(Stamped(AT, opened()))
     end(log)
-    log.write(Stamped(AT, ended()))
-    assert out.getvalue().count("round.ended") == (2 if end is not LogWriter.close else 1)
+    log.write(Stamped(AT, opened()))
+    assert out.getvalue().count("session.opened") == (2 if end is not LogWriter.close else 1)
 
 
 def test_lines_that_waited_are_lost_together_and_counted_one_by_one() -> None:
@@ -290,7 +298,7 @@ def test_lines_that_waited_are_lost_together_and_counted_one_by_one() -> None:
     log = LogWriter(out, environment={})
     log.gather(later)
     for _ in range(3):
-        log.write(Stamped(AT, ended()))
+        log.write(Stamped(AT, opened()))
     later.calls[0]()
     out.broken = False
     log.write(Stamped(AT, refused()))
@@ -302,7 +310,7 @@ def test_no_more_than_a_bound_of_lines_waits() -> None:
     log = LogWriter(out, environment={})
     log.gather(Later())
     for _ in range(600):
-        log.write(Stamped(AT, ended()))
+        log.write(Stamped(AT, opened()))
     assert out.getvalue().count("\n") >= 100
 
 

@@ -1,10 +1,12 @@
-/* A libc that lies: fsync and fdatasync of what FAULTS_SKIP names do nothing and report success.
+/* A libc that lies: fsync and fdatasync of what FAULTS_SKIP names do nothing and report success, and neither does the
+ * hint that sends its pages on their way: on a quick disk they would be there in time, and nothing would be seen missing.
  *
  * FAULTS_SKIP is a list by commas: "spool" (the spool's database and its log), "file" (any other ordinary file),
  * "folder" (directories). Loaded by LD_PRELOAD, so that the program under test is the one that people run.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,4 +55,19 @@ int fsync(int handle)
 int fdatasync(int handle)
 {
     return really("fdatasync", handle);
+}
+
+int posix_fadvise(int handle, off_t offset, off_t length, int advice)
+{
+    int (*call)(int, off_t, off_t, int) = (int (*)(int, off_t, off_t, int))dlsym(RTLD_NEXT, "posix_fadvise");
+
+    return skipped(handle) ? 0 : call(handle, offset, length, advice);
+}
+
+int posix_fadvise64(int handle, off64_t offset, off64_t length, int advice)
+{
+    int (*call)(int, off64_t, off64_t, int) =
+        (int (*)(int, off64_t, off64_t, int))dlsym(RTLD_NEXT, "posix_fadvise64");
+
+    return skipped(handle) ? 0 : call(handle, offset, length, advice);
 }

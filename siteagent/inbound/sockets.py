@@ -9,13 +9,19 @@ same functions of the C library and keeps it. Linux only; elsewhere these are pl
 from __future__ import annotations
 
 import ctypes
+import errno
+import math
 import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_REFUSED_SECONDS = 0.5  # asyncio tries again after a second
 
 if sys.platform == "linux":
     # MSG_NOSIGNAL: nobody is killed for a peer that is gone, whatever Python does about SIGPIPE.
@@ -62,10 +68,24 @@ if sys.platform == "linux":
                 _CLOSE(handle)
 
     class Listening(socket.socket):
-        """A listening socket whose connections are `Taken`."""
+        """A listening socket whose connections are `Taken`.
+
+        Out of descriptors, asyncio asks as often as its backlog is long, tells of each time, and plans as many new
+        starts a second later, some of which come when the socket is closed. Behind the first refusal it hears that
+        nobody waits.
+        """
+
+        _refused_at = -math.inf
 
         def accept(self) -> tuple[socket.socket, Any]:
-            handle, address = self._accept()  # type: ignore[attr-defined]
+            if time.monotonic() - self._refused_at < _REFUSED_SECONDS:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            try:
+                handle, address = self._accept()  # type: ignore[attr-defined]
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._refused_at = time.monotonic()
+                raise
             return Taken(self.family, self.type, self.proto, fileno=handle), address
 
 else:

@@ -1063,10 +1063,9 @@ def test_s30_out_of_descriptors_those_who_wait_are_served_when_there_are_some() 
         assert (await (await late).reply()).startswith("220 ")
 
     bench = Bench().run(talk)
-    assert all(
-        isinstance(trouble.get("exception"), OSError) and trouble["exception"].errno == errno.EMFILE
-        for trouble in bench.troubles
-    ), bench.troubles
+    others = [trouble for trouble in bench.troubles if getattr(trouble.get("exception"), "errno", 0) != errno.EMFILE]
+    assert not others, others[0]
+    assert 1 <= len(bench.troubles) <= 3, "told once a second, and not for each place of the backlog"
 
 
 @pytest.mark.parametrize("how", ["hangs up", "resets"])

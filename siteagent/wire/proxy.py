@@ -7,16 +7,20 @@ kept; what else a header carries (ports, TLVs) is skipped by its own length.
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 _SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _MAX_V1 = 107
 _MAX_V2 = 16 + 4096
+_PORT = re.compile(rb"0|[1-9][0-9]{0,4}")
+_INET, _INET6, _UNIX = 1, 2, 3
+_DATAGRAM = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Proxied:
-    """`peer` is None where the header tells none (UNKNOWN, LOCAL): the connection's own address counts then."""
+    """`peer` is None where the header tells none (UNKNOWN, LOCAL, a path): the connection's own address counts then."""
 
     peer: str | None
     consumed: int
@@ -34,21 +38,36 @@ def header(data: bytes) -> Proxied | bool | None:
 
 
 def _version_1(data: bytes) -> Proxied | bool | None:
-    end = data.find(b"\r\n", 0, _MAX_V1)
+    end = data.find(b"\n", 0, _MAX_V1)
     if end < 0:
         return None if len(data) < _MAX_V1 else False
-    words = data[:end].split(b" ")
+    if data[end - 1 : end] != b"\r":
+        return False
+    words = data[: end - 1].split(b" ")
     if words[1] == b"UNKNOWN":
-        return Proxied(None, end + 2)
+        return Proxied(None, end + 1)
     if len(words) != 6 or words[1] not in (b"TCP4", b"TCP6"):
         return False
+    # The text wants the connection ended where anything does not match exactly: what is not kept is looked at too.
+    version = 4 if words[1] == b"TCP4" else 6
+    peer, own = _address(words[2], version), _address(words[3], version)
+    if peer is None or own is None or not (_is_port(words[4]) and _is_port(words[5])):
+        return False
+    return Proxied(peer, end + 1)
+
+
+def _address(word: bytes, version: int) -> str | None:
+    if b"%" in word:
+        return None  # `ipaddress` takes a scope, the header does not
     try:
-        peer = ipaddress.ip_address(words[2].decode("ascii"))
+        address = ipaddress.ip_address(word.decode("ascii"))
     except ValueError:
-        return False
-    if peer.version != (4 if words[1] == b"TCP4" else 6):
-        return False
-    return Proxied(str(peer), end + 2)
+        return None
+    return str(address) if address.version == version else None
+
+
+def _is_port(word: bytes) -> bool:
+    return _PORT.fullmatch(word) is not None and int(word) <= 65535
 
 
 def _version_2(data: bytes) -> Proxied | bool | None:
@@ -57,13 +76,17 @@ def _version_2(data: bytes) -> Proxied | bool | None:
     length = 16 + int.from_bytes(data[14:16], "big")
     if data[12] >> 4 != 2 or data[12] & 15 > 1 or length > _MAX_V2:
         return False
+    family, transport = data[13] >> 4, data[13] & 15
+    local = data[12] & 15 == 0
+    if not local and (family > _UNIX or transport > _DATAGRAM):
+        return False
     if len(data) < length:
         return None
-    if data[12] & 15 == 0:
+    # LOCAL: the proxy speaks for itself, and the rest is ignored, right or wrong. Not told, or a path: no address.
+    if local or family in (0, _UNIX) or transport == 0:
         return Proxied(None, length)
-    family = data[13] >> 4
-    if family == 1 and length >= 16 + 12:
+    if family == _INET and length >= 16 + 12:
         return Proxied(str(ipaddress.IPv4Address(data[16:20])), length)
-    if family == 2 and length >= 16 + 36:
+    if family == _INET6 and length >= 16 + 36:
         return Proxied(str(ipaddress.IPv6Address(data[16:32])), length)
-    return Proxied(None, length) if family == 0 else False
+    return False

@@ -10,10 +10,10 @@ from siteagent.wire.proxy import Proxied, header
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 
-def version_2(command: int, family: int, addresses: bytes, extra: bytes = b"") -> bytes:
+def version_2(command: int, family: int, addresses: bytes, extra: bytes = b"", transport: int = 1) -> bytes:
     return (
         SIGNATURE
-        + bytes([0x20 | command, family << 4 | 1])
+        + bytes([0x20 | command, family << 4 | transport])
         + (len(addresses) + len(extra)).to_bytes(2, "big")
         + addresses
         + extra
@@ -34,6 +34,14 @@ INET6 = ipaddress.ip_address("2001:db8::9").packed + bytes(20)
         (version_2(1, 1, INET, b"\x03\0\x04abcd"), "192.0.2.9"),
         (version_2(1, 2, INET6), "2001:db8::9"),
         (version_2(0, 0, b""), None),
+        # LOCAL: whatever else it says is ignored (2.2), a family or a transport that does not exist as well.
+        (version_2(0, 1, INET), None),
+        (version_2(0, 2, INET), None),
+        (version_2(0, 4, b"", transport=3), None),
+        # A transport that is not told, or a socket with a path: the connection's own address counts.
+        (version_2(1, 1, INET, transport=0), None),
+        (version_2(1, 3, bytes(216)), None),
+        (version_2(1, 3, bytes(216), transport=2), None),
     ],
 )
 def test_a_header_whole_in_pieces_and_with_what_follows(octets: bytes, peer: str | None) -> None:
@@ -54,6 +62,20 @@ def test_a_header_whole_in_pieces_and_with_what_follows(octets: bytes, peer: str
         SIGNATURE + b"\x31\x11\0\x0c" + INET,
         SIGNATURE + b"\x21\x11\xff\xff" + INET,
         version_2(1, 1, b"abcd"),
+        version_2(1, 4, INET),
+        version_2(1, 1, INET, transport=3),
+        version_2(1, 0, b"", transport=3),
+        # 2.1: what does not match exactly ends the connection, also where it is not the source.
+        b"PROXY TCP4 192.0.2.9 198.51.100.x 4000 25\r\n",
+        b"PROXY TCP4 192.0.2.9 2001:db8::1 4000 25\r\n",
+        b"PROXY TCP6 fe80::9%eth0 2001:db8::1 4000 25\r\n",
+        b"PROXY TCP4 192.0.2.9 198.51.100.1 65536 25\r\n",
+        b"PROXY TCP4 192.0.2.9 198.51.100.1 4000 65536\r\n",
+        b"PROXY TCP4 192.0.2.9 198.51.100.1 04000 25\r\n",
+        b"PROXY TCP4 192.0.2.9 198.51.100.1 4000 +25\r\n",
+        b"PROXY TCP4 192.0.2.9 198.51.100.1 \xb2 25\r\n",
+        b"PROXY UNKNOWN\n",
+        b"PROXY TCP4 192.0.2.9 198.51.100.1 4000 25\n",
     ],
 )
 def test_what_is_no_header_is_refused(octets: bytes) -> None:

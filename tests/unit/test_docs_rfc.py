@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,9 @@ def test_every_sentence_of_the_page_is_in_the_name_of_a_test() -> None:
 def test_what_docs_providers_md_names_as_a_test_is_one() -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "providers.md").read_text("utf-8"))
     assert named and set(named) <= all_tests()
+
+
+def test_what_explains_a_difference_from_aiosmtpd_stands_in_docs_dialect_md() -> None:
+    listed = tomllib.loads((ROOT / "tests" / "reference" / "aiosmtpd_suite.toml").read_text("utf-8"))["explained"]
+    page = " ".join((ROOT / "docs" / "dialect.md").read_text("utf-8").split())
+    assert listed and [entry["by"] for entry in listed if entry["by"] not in page] == []

@@ -51,7 +51,7 @@ from siteagent.events import (
     hears,
 )
 from siteagent.hooks import Hooks
-from siteagent.host import systemd
+from siteagent.host import allocator, systemd
 from siteagent.host.folders import FolderBell
 from siteagent.host.tls import ServerContext
 from siteagent.inbound.listener import Listener
@@ -159,6 +159,8 @@ class Agent:
         stack.push_async_callback(self._end_tasks)
         self.meter = Meter(self.teller.emit, monotonic=time.monotonic, wall=lambda: datetime.now(UTC))
         stack.callback(self.meter.close)
+        self._memory = allocator.Returner()
+        stack.callback(self._memory.close)
         self.explainer = self._new_explainer()
         self.teller.observers += [self._on_event, self.meter.observe, self.explainer.observe, self.gate.check]
         self._build_alarms()
@@ -464,6 +466,7 @@ class Agent:
     # --- events -------------------------------------------------------------------------------------------------------
 
     def _on_event(self, event: Event) -> None:
+        self._memory.worked()
         self.desk.observe(event)
         match event:
             case LinkUp() | LinkChanged():

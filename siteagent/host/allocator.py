@@ -7,10 +7,12 @@ twenty threads then grows for hours, as one thread after the other meets its lar
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 
 # <malloc.h>
 _M_TRIM_THRESHOLD = -1
@@ -21,6 +23,8 @@ _M_ARENA_MAX = -8
 # the same pages went to the system and came back for every part, and messages of 10 MB took twice the time.
 _LARGE_BYTES = 512 * 1024
 _FREE_AT_THE_TOP_BYTES = 1024 * 1024
+
+GIVE_BACK_SECONDS = 30.0
 
 
 def is_glibc() -> bool:
@@ -45,3 +49,28 @@ def give_back() -> None:
     """Gives the system whole pages that lie free between what lives. Takes milliseconds, and other threads wait."""
     if is_glibc():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class Returner:
+    """Gives back half a minute after something was done: again while there is work, and never for an idle process.
+
+    On the loop's thread; the giving back itself is in another.
+    """
+
+    def __init__(self, *, seconds: float = GIVE_BACK_SECONDS, give_back: Callable[[], None] = give_back) -> None:
+        self._seconds = seconds
+        self._give_back = give_back
+        self._due: asyncio.TimerHandle | None = None
+
+    def worked(self) -> None:
+        """Something was done for which memory was taken."""
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(self._seconds, self._give)
+
+    def close(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+
+    def _give(self) -> None:
+        self._due = None
+        asyncio.get_running_loop().run_in_executor(None, self._give_back)

@@ -24,7 +24,7 @@ from siteagent.config.convert import changed
 from siteagent.config.sections import Endpoint, HubConfiguration, Listener, Node
 from siteagent.errors import CannotCreate
 from siteagent.events import Emit, Event, HubReady, SpoolDamaged, Stamped
-from siteagent.host import systemd
+from siteagent.host import allocator, systemd
 from siteagent.host.tls import ServerContext
 from siteagent.hub import recipients, report
 from siteagent.hub.clock import Clock
@@ -87,6 +87,8 @@ class Hub:
         self._guard = Guard(monotonic)
         self._clock = Clock(monotonic)
         self._stack = contextlib.AsyncExitStack()
+        self._memory = allocator.Returner()
+        self._stack.callback(self._memory.close)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._highest = 0
@@ -302,6 +304,7 @@ class Hub:
 
     def emit(self, event: Event) -> None:
         """Every event of the hub, on its way to whoever collects them."""
+        self._memory.worked()
         self.fold.fold(Stamped(datetime.now(UTC), event))
         self._changed.set()
         self._collect(event)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from siteagent.host import allocator
-from tests.site import free_port, provider, write
+from siteagent.host.allocator import Returner
+from tests.hub import hub, node
+from tests.site import free_port, provider, site, write
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 glibc_only = pytest.mark.skipif(not allocator.is_glibc(), reason="needs the GNU C library")
@@ -142,3 +146,69 @@ def test_both_programs_that_run_for_months_have_one_heap(tmp_path: Path, program
             process.kill()
     assert "[heap]" in maps
     assert heaps_of_threads(maps) == 0
+
+
+# --- while it runs ----------------------------------------------------------------------------------------------------
+
+
+class Given:
+    """Counts how often memory was given back, each time a moment after something was done."""
+
+    SECONDS = 0.05
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> None:
+        self.times += 1
+
+    def returner(self) -> Returner:
+        return Returner(seconds=self.SECONDS, give_back=self)
+
+
+def test_memory_is_given_back_once_for_much_work_again_for_later_work_and_never_without() -> None:
+    given = Given()
+
+    async def run() -> list[int]:
+        seen = []
+        returner = given.returner()
+        await asyncio.sleep(3 * given.SECONDS)
+        seen.append(given.times)
+        for work in (5, 1, 0):
+            for _ in range(work):
+                returner.worked()
+            await asyncio.sleep(3 * given.SECONDS)
+            seen.append(given.times)
+        returner.worked()
+        returner.close()
+        await asyncio.sleep(3 * given.SECONDS)
+        return [*seen, given.times]
+
+    assert asyncio.run(run()) == [0, 1, 2, 2, 2]
+
+
+async def _as_agent(tmp_path: Path, until: Callable[[], bool]) -> None:
+    async with site(write(tmp_path, provider(port=free_port(), interfaces=["none"]))) as running:
+        await running.bring("a message")
+        await _met(until)
+
+
+async def _as_hub(tmp_path: Path, until: Callable[[], bool]) -> None:
+    async with hub(tmp_path, [node(deliver_to="127.0.0.1:1")]) as running:
+        await running.fill([b"Subject: a message\r\n\r\nhello\r\n"])
+        await _met(until)
+
+
+async def _met(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("program", [_as_agent, _as_hub])
+def test_both_programs_give_memory_back_after_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Callable[..., Any]
+) -> None:
+    given = Given()
+    monkeypatch.setattr(allocator, "Returner", given.returner)
+    asyncio.run(program(tmp_path, lambda: given.times > 0))

@@ -94,6 +94,8 @@ class Front:
         if not waiting:
             return self._told("atrn", argument, account, peer, _NO_MAIL, names)
         if not all(self._pusher.make_way(node.name) for node in waiting):
+            # A site that lost its line asks until that is believed, and must not be told then that it asked too often.
+            self._guard.not_asked(account)
             return self._told("atrn", argument, account, peer, _UNDER_WAY, names)
         count = sum(self._queue.count(node.name) for node in waiting)
         self._told("atrn", argument, account, peer, _TURNING, names, count)

@@ -58,6 +58,11 @@ class Guard:
         times.append(now)
         return True
 
+    def not_asked(self, asker: str) -> None:
+        """The latest ask of `asker` is not counted after all."""
+        if times := self._asks.get(asker):
+            times.pop()
+
     @staticmethod
     def _times(table: OrderedDict[str, deque[float]], key: str, most: int) -> deque[float]:
         times = table.get(key)

@@ -455,6 +455,22 @@ def test_a_second_atrn_while_the_first_moves_is_450(tmp_path: Path) -> None:
     talk(tmp_path, script)
 
 
+def test_who_asks_until_its_lost_connection_is_given_up_has_not_asked_too_often(tmp_path: Path) -> None:
+    async def script(running: Running, peer: Peer) -> None:
+        await running.fill([MAIL])
+        first = await fetch(running, FakeSpool())
+        for _ in range(12):
+            again = await running.peer(running.hub.odmr_addresses[0])
+            await cram_md5(again)
+            assert "on its way" in await again.say("ATRN")
+            await again.close()
+        await first.close()
+        await running.released()
+        await (await fetch(running, FakeSpool())).close()
+
+    talk(tmp_path, script)
+
+
 def test_implicit_tls_is_spoken_from_the_first_octet(tmp_path: Path) -> None:
     authority, listener = certificates(tmp_path)
 

@@ -61,6 +61,17 @@ def test_s58_ten_asks_a_minute_and_no_more() -> None:
     assert guard.may_ask("192.0.2.1")
 
 
+def test_an_ask_that_is_not_counted_after_all_leaves_room_for_another() -> None:
+    guard = Guard(Clock())
+    guard.not_asked("office")
+    for _ in range(9):
+        assert guard.may_ask("office")
+    for _ in range(5):
+        assert guard.may_ask("office")
+        guard.not_asked("office")
+    assert [guard.may_ask("office") for _ in range(2)] == [True, False]
+
+
 def test_an_account_of_many_nodes_may_ask_for_each_of_them() -> None:
     guard = Guard(Clock())
     assert [guard.may_ask("office", nodes=30) for _ in range(61)].count(True) == 60

@@ -73,7 +73,7 @@ def test_a_line_that_is_cut_five_times_in_a_big_message_loses_and_doubles_nothin
     sent: list[Shape] = [*before, big, *after]
     with Hub(lab.line(), lab.directory / "hub", lab.trust) as hub:
         hub.submit(sent)
-        retry = "\nretry_seconds = [6]"  # beyond the five seconds for which the hub believes in a silent connection
+        retry = "\nretry_seconds = [1]"  # five times as often as the hub gives up a silent connection
         with site_of(lab, hub, retry=retry) as agent:
             cut_five_times(hub, agent, octets=150_000)
             assert not agent.settle(sent, seconds=90)

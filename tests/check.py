@@ -2,8 +2,8 @@
 """Every check of the project, from a fresh clone: `python3 tests/check.py`.
 
 Needs nothing but Python's standard library: makes `.venv`, installs the package and its tools there, runs ruff, mypy
-and pytest under coverage, and ends with pytest's own summary, before it what was skipped and why. A step that fails
-makes the whole fail; the steps after it still run where they can, so that one run shows everything.
+and pytest under coverage, and ends with a summary in pytest's form, before it what was skipped and why. A step that
+fails makes the whole fail; the steps after it still run where they can, so that one run shows everything.
 
 With CI=true on Linux a skipped test is a failure too, unless it is a long form (`--long` runs those).
 """
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ UNPACKED = ROOT / "tests" / "unpacked-packages.txt"
 POLICY = Path("/usr/sbin/policy-rc.d")
 LONG_FORM = "long form"
 SUMMARY = re.compile(r"^=*\s*((\d+ [a-z]+(, )?)+|no tests ran) in [\d.]+s.*$")
+COUNT = re.compile(r"(\d+) ([a-z]+)")
 
 
 class Failed(Exception):
@@ -187,20 +189,55 @@ class Environment:
 
 # --- tests ------------------------------------------------------------------------------------------------------------
 
+# They wait for daemons and lines, and the others compute: side by side both take the time of the longer one.
+LABORATORY = ("tests/e2e", "tests/faults", "tests/bench")
+
+
+@dataclass
+class Suite:
+    """One process of pytest, and what it left to tell."""
+
+    name: str
+    arguments: Sequence[str]
+    report: Path
+    output: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    code: int = -1
+
+    def run(self, argv: Sequence[str | Path], env: dict[str, str], *, aloud: bool) -> None:
+        """Reads to its end what it says: aloud as it comes, or to be told later."""
+        options = [f"--junitxml={self.report}", "--durations=10", "--durations-min=1", *self.arguments]
+        with subprocess.Popen(
+            [*argv, *options], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdout is not None
+            for raw in process.stdout:
+                line = raw.decode(errors="replace").rstrip()
+                if SUMMARY.match(line):
+                    self.counts = {word: int(count) for count, word in COUNT.findall(line.partition(" in ")[0])}
+                if aloud:
+                    print(line, flush=True)
+                else:
+                    self.output.append(line)
+        self.code = process.returncode
+        self.skipped = skipped_tests(self.report)
+
 
 @dataclass
 class Tests:
-    """One run of pytest, and what it left to tell."""
+    """All tests: in two processes, or where arguments say which, in one."""
 
     environment: Environment
     arguments: Sequence[str]
+    choice: Sequence[str]
     strict: bool
     scratch: Path
     summary: str = "pytest gave no summary"
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def run(self) -> str:
-        report = self.scratch / "junit.xml"
+        begun = time.monotonic()
         env = {
             **os.environ,
             "PATH": f"{self.environment.scripts}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -209,31 +246,41 @@ class Tests:
         }
         # Hundreds of agents are started: compiling the package for each of them takes longer than most tests.
         env.pop("PYTHONDONTWRITEBYTECODE", None)
-        argv: list[str | Path] = [
-            self.environment.python,
-            "-m",
-            "coverage",
-            "run",
-            "-m",
-            "pytest",
-            f"--junitxml={report}",
-        ]
-        argv += ["--durations=10", "--durations-min=1", *self.arguments]
-        with subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            assert process.stdout is not None
-            for raw in process.stdout:
-                line = raw.decode(errors="replace").rstrip()
-                if SUMMARY.match(line):
-                    self.summary = line
-                else:
-                    print(line, flush=True)
-        self.skipped = skipped_tests(report)
-        if process.returncode != 0:
-            raise Failed(f"pytest ended with {process.returncode}")
+        argv: list[str | Path] = [self.environment.python, "-m", "coverage", "run", "-m", "pytest"]
+        suites = self.suites()
+        beside = [threading.Thread(target=suite.run, args=(argv, env), kwargs={"aloud": False}) for suite in suites[1:]]
+        for thread in beside:
+            thread.start()
+        suites[0].run(argv, env, aloud=True)
+        for suite, thread in zip(suites[1:], beside, strict=True):
+            thread.join()
+            print(f"\n{suite.name}, which ran beside it:", *suite.output, sep="\n", flush=True)
+        self.skipped = [skip for suite in suites for skip in suite.skipped]
+        self.summary = self.total(suites, time.monotonic() - begun)
+        if failed := [f"{suite.name} with {suite.code}" for suite in suites if suite.code != 0]:
+            raise Failed(f"pytest ended: {', '.join(failed)}")
         forbidden = [name for name, reason in self.skipped if LONG_FORM not in reason]
         if forbidden and self.strict:
             raise Failed(f"{len(forbidden)} tests were skipped, and here none may be")
         return self.summary
+
+    def suites(self) -> list[Suite]:
+        if self.choice:
+            return [Suite("the tests", [*self.arguments, *self.choice], self.scratch / "chosen.xml")]
+        left_out = [f"--ignore={folder}" for folder in LABORATORY]
+        return [
+            Suite("the laboratory", [*self.arguments, *LABORATORY], self.scratch / "laboratory.xml"),
+            Suite("the rest", [*self.arguments, *left_out], self.scratch / "rest.xml"),
+        ]
+
+    @staticmethod
+    def total(suites: Sequence[Suite], seconds: float) -> str:
+        """As pytest says it of one process; a process that said nothing is an error."""
+        counts: dict[str, int] = {}
+        for suite in suites:
+            for word, count in (suite.counts or {"error": 1}).items():
+                counts[word] = counts.get(word, 0) + count
+        return ", ".join(f"{count} {word}" for word, count in counts.items()) + f" in {seconds:.2f}s"
 
     def coverage(self) -> None:
         """Put the figures of all processes together. What was killed hard has left none."""
@@ -259,7 +306,7 @@ def skipped_tests(report: Path) -> list[tuple[str, str]]:
 
 
 def tell(run: Run, tests: Tests) -> None:
-    """The end of the output: seconds, what was skipped and why, and pytest's own words last."""
+    """The end of the output: seconds, what was skipped and why, and how many passed, last."""
     print("\nseconds:", ", ".join(f"{title} {seconds:.1f}" for title, seconds, _ in run.taken))
     by_reason: dict[str, list[str]] = {}
     for name, reason in tests.skipped:
@@ -299,8 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Nothing runs on Windows here: what can be known without it is known by types.
     run.step("mypy, as on Windows", lambda: command(tool / "mypy", "--strict", "--platform", "win32"))
     with tempfile.TemporaryDirectory(prefix="siteagent-check-") as scratch:
-        arguments = [*(["--long"] if options.long else []), *options.pytest]
-        tests = Tests(environment, arguments, strict, Path(scratch))
+        tests = Tests(environment, ["--long"] if options.long else [], options.pytest, strict, Path(scratch))
         run.step("pytest", tests.run)
         run.step("coverage", tests.coverage)
     tell(run, tests)

@@ -17,6 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from siteagent.events import (
+    AgentReady,
+    ConfigRejected,
+    ConfigReloaded,
     Event,
     FilingFailed,
     MessageAccepted,
@@ -33,7 +36,7 @@ from siteagent.events import (
 )
 from siteagent.inbound import says
 from siteagent.logs import LogWriter
-from siteagent.status import Document, StatusFold, Warnings, metrics, urgent
+from siteagent.status import Document, StatusFold, Warnings, metrics, not_in_force, urgent
 from siteagent.store.snapshot import Snapshot
 
 CALM_SECONDS = 0.5
@@ -43,7 +46,10 @@ _OF_PROVIDERS = ("peer-refused", "silence", "refused", "held-back", "no-round", 
 
 _PATIENCE_SECONDS = 0.005
 _WARNING = frozenset(
-    {SessionRefused, SessionOpened, RoundEnded, MessageRefused, MessageAccepted, FilingFailed, MessageStored}
+    {
+        *(AgentReady, ConfigRejected, ConfigReloaded, SessionRefused, SessionOpened, RoundEnded),
+        *(MessageRefused, MessageAccepted, FilingFailed, MessageStored),
+    }
 )
 
 Observer = Callable[[Event], None]
@@ -182,6 +188,13 @@ class Teller:
         """What a person must be told because of `event`."""
         found: list[WarningRaised | WarningCleared | None] = []
         match event:
+            case ConfigRejected():
+                fix = (
+                    "run `siteagent check` and mend the file; what cannot change under a running agent needs a restart"
+                )
+                found.append(self.warnings.raise_("configuration", event.path, not_in_force(event.problems), fix))
+            case ConfigReloaded() | AgentReady():
+                found += [self.warnings.clear("configuration", p) for p in self.warnings.standing("configuration")]
             case SessionRefused():
                 for provider in event.expected:
                     if len(known := self._refused.setdefault(provider, set())) < _PEERS_REMEMBERED:

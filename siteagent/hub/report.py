@@ -8,9 +8,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from siteagent.config.sections import Node
-from siteagent.events import MessageAccepted, MessageReturned, MessageSent, PushEnded, SpoolDamaged, Stamped
+from siteagent.events import (
+    ConfigRejected,
+    ConfigReloaded,
+    MessageAccepted,
+    MessageReturned,
+    MessageSent,
+    PushEnded,
+    SpoolDamaged,
+    Stamped,
+)
 from siteagent.inbound.reception import SessionView
 from siteagent.logs import timestamp
+from siteagent.status import not_in_force
 
 VERSION = 1
 _ANSWERS_KEPT = 20
@@ -27,6 +37,7 @@ class Fold:
     pushes: dict[str, Document] = field(default_factory=dict)
     damaged: list[Document] = field(default_factory=list)
     answers: dict[str, Document] = field(default_factory=dict)
+    rejected: tuple[str, ...] = ()  # what is wrong with a changed configuration
 
     def fold(self, stamped: Stamped) -> None:
         match stamped.event:
@@ -39,6 +50,10 @@ class Fold:
                 self.totals["returned"] += 1
             case PushEnded() as push:
                 self.pushes[push.node] = {"ended": timestamp(stamped.at), **_without(push.values(), "node")}
+            case ConfigRejected() as rejected:
+                self.rejected = rejected.problems
+            case ConfigReloaded():
+                self.rejected = ()
             case SpoolDamaged() as damage:
                 self.damaged = [*self.damaged, damage.values()][-_DAMAGES_KEPT:]
 
@@ -86,13 +101,13 @@ def document(
         ],
         "queue": {"messages": sum(view.messages for view in nodes), "bytes": sum(view.bytes for view in nodes)},
         "nodes": [_node(view, fold.pushes) for view in nodes],
-        "warnings": warnings(nodes, fold.damaged, relay=relay),
+        "warnings": warnings(nodes, fold, relay=relay),
         "requests": dict(fold.answers),
         "totals": dict(fold.totals),
     }
 
 
-def warnings(nodes: Sequence[NodeView], damaged: Sequence[Document], *, relay: str | None) -> list[Document]:
+def warnings(nodes: Sequence[NodeView], fold: Fold, *, relay: str | None) -> list[Document]:
     """What a person should know, each with what to do."""
     found: list[Document] = []
     for view in nodes:
@@ -114,7 +129,10 @@ def warnings(nodes: Sequence[NodeView], damaged: Sequence[Document], *, relay: s
                     "fix": "have the site fetch it, or raise max_queue_bytes",
                 }
             )
-    for damage in damaged:
+    if fold.rejected:
+        fix = "run `siteagent check --hub` and mend the file; what cannot change while the hub runs needs a restart"
+        found.append({"name": "configuration", "text": not_in_force(fold.rejected), "fix": fix})
+    for damage in fold.damaged:
         found.append(
             {
                 "name": "damaged",

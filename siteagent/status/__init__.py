@@ -16,7 +16,7 @@ from siteagent.status.fold import (
 )
 from siteagent.status.metrics import metrics
 from siteagent.status.screen import Mood, Verdict, amount, counted, moment, render, verdict
-from siteagent.status.warnings import KINDS, Warnings
+from siteagent.status.warnings import KINDS, Warnings, not_in_force
 
 __all__ = [
     "KINDS",
@@ -33,6 +33,7 @@ __all__ = [
     "counted",
     "metrics",
     "moment",
+    "not_in_force",
     "render",
     "timestamp",
     "urgent",

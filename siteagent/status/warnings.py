@@ -6,7 +6,7 @@ what they return. Text and fix are sentences for people, made where the facts ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from siteagent.events import Stamped, WarningCleared, WarningRaised
@@ -20,6 +20,7 @@ KINDS: Mapping[str, str] = {
     "refused": "A provider refuses to send our mail",
     "held-back": "Mail waits at a provider because we do not take it",
     "no-round": "No mail could be fetched for a day",
+    "configuration": "A changed configuration is not in force",
     "disk": "A disk is nearly full",
     "certificate": "The certificate of the listener runs out",
     "heartbeat": "The daily test message did not come back",
@@ -27,9 +28,15 @@ KINDS: Mapping[str, str] = {
 }
 
 # Those that tell of what is to come: mail flows as long as nothing else is wrong.
-AHEAD = frozenset({"disk", "certificate"})
+AHEAD = frozenset({"configuration", "disk", "certificate"})
 
 TELLINGS = 3
+
+
+def not_in_force(problems: Sequence[str]) -> str:
+    """The text of the warning `configuration`, the same for agent and hub. `problems`: one at least."""
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"the changed configuration is not in force: {problems[0]}{more}"
 
 
 @dataclass(slots=True)

@@ -93,6 +93,11 @@ def test_s55_a_bad_reload_keeps_the_old_one_and_names_every_problem(tmp_path: Pa
         assert len(rejected.problems) >= 3 and any("hostname" in problem for problem in rejected.problems)
         await one.bring("goes on")
         assert one.of("config.reloaded") == []
+        (warning,) = one.agent.teller.document()["warnings"]
+        assert warning["name"] == "configuration" and rejected.problems[0] in warning["text"]
+        write(tmp_path, provider(port=1))
+        await reloader.reload()
+        assert one.agent.teller.document()["warnings"] == []
 
     on(path, scene)
 

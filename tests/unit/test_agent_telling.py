@@ -22,6 +22,8 @@ from siteagent.agent.meter import Meter
 from siteagent.agent.shutter import Shutter
 from siteagent.agent.telling import Teller
 from siteagent.events import (
+    AgentReady,
+    ConfigRejected,
     ConfigReloaded,
     Event,
     FilingFailed,
@@ -207,6 +209,16 @@ def test_s31_a_spool_that_cannot_keep_mail_is_warned_of_until_it_keeps_some(benc
         bytes=1, wire_bytes=1, seconds=0.1,
     )  # fmt: skip
     assert bench.emit(accepted) == ["cleared cannot-keep spool"]
+
+
+def test_a_configuration_that_is_not_in_force_is_warned_of_until_one_is(bench: Bench) -> None:
+    rejected = ConfigRejected(path="x", problems=("line 3: unknown key", "line 9: no port"))
+    assert bench.emit(rejected, rejected) == ["raised configuration x"]
+    assert "line 3: unknown key, and 1 more" in bench.log.getvalue()
+    assert bench.emit(RELOADED) == ["cleared configuration x"]
+    bench.emit(rejected)
+    started = AgentReady(hostname="h", listening=(), providers=(), seconds=0.1)
+    assert bench.emit(started) == ["cleared configuration x"], "a start reads it anew"
 
 
 def test_mail_that_cannot_be_filed_is_warned_of_until_all_of_it_is_filed(bench: Bench) -> None:

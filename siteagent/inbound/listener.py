@@ -3,8 +3,6 @@
 One socket an endpoint, IPv6 ones for IPv6 alone, so that ``0.0.0.0:25`` and ``[::]:25`` stand side by side and no
 peer appears as an IPv4-mapped address (with a socket that systemd made, it may). Options that every connection needs
 are set on the listening socket, from which Linux gives them to each connection without a call of ours.
-
-Out of descriptors: asyncio stops accepting for a second and tries again; those who wait stay in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -18,13 +16,13 @@ from collections.abc import Callable, Sequence
 
 from siteagent.config.sections import Endpoint
 from siteagent.errors import CannotCreate, PermissionProblem
+from siteagent.inbound.acceptor import BACKLOG, Acceptor
 from siteagent.inbound.holder import holder_of
 from siteagent.inbound.places import House
 from siteagent.inbound.reception import Owner, Reception, SessionView
 from siteagent.inbound.smtp import Dialect
 from siteagent.inbound.sockets import listening
 
-_BACKLOG = 128
 _IP_FREEBIND = 15  # <linux/in.h>; Python has no name for it
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6))
 # A dropped line sends no reset: what we sent and nobody acknowledged for so long ends the connection.
@@ -46,7 +44,7 @@ class Listener:
         self._reception = reception
         self._dialect = dialect
         self._given = list(sockets) if sockets is not None else None
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._sessions: set[Dialect] = set()
         self._house = self._new_house(reception)
         self._addresses: tuple[str, ...] = ()
@@ -70,8 +68,7 @@ class Listener:
 
     async def open(self) -> None:
         """Raises CannotCreate where a port is taken (naming its holder), PermissionProblem where we may not."""
-        assert not self._servers, "the listener is open"
-        loop = asyncio.get_running_loop()
+        assert not self._acceptors, "the listener is open"
         given = self._given
         bound = [own.dup() for own in given] if given is not None else bind(self._reception.listener.listen)
         made = [listening(own) for own in bound]
@@ -80,7 +77,8 @@ class Listener:
             _tune(own)
         # All are bound before any takes a connection.
         for own in made:
-            self._servers.append(await loop.create_server(self._new_session, sock=own, backlog=_BACKLOG))
+            self._acceptors.append(Acceptor(own, self._new_session, failed=self._forget))
+            await self._acceptors[-1].open()
         self._addresses = tuple(_name(own) for own in made)
 
     async def close(self, *, seconds: float = 30) -> None:
@@ -88,9 +86,9 @@ class Listener:
 
         What is being committed then is waited for a little more: a commit is never cut short.
         """
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         self._addresses = ()
         for session in list(self._sessions):
             session.shut()
@@ -162,7 +160,7 @@ def _bound(endpoint: Endpoint) -> socket.socket:
             with contextlib.suppress(OSError):
                 own.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         own.bind((endpoint.host, endpoint.port))
-        own.listen(_BACKLOG)
+        own.listen(BACKLOG)
     except OSError as error:
         own.close()
         raise _explained(endpoint, error) from error

@@ -9,19 +9,14 @@ same functions of the C library and keeps it. Linux only; elsewhere these are pl
 from __future__ import annotations
 
 import ctypes
-import errno
-import math
 import os
 import socket
+import struct
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_REFUSED_SECONDS = 0.5  # asyncio tries again after a second
 
 if sys.platform == "linux":
     # MSG_NOSIGNAL: nobody is killed for a peer that is gone, whatever Python does about SIGPIPE.
@@ -35,6 +30,12 @@ if sys.platform == "linux":
     _RECV.restype = ctypes.c_ssize_t
     _CLOSE = _LIBRARY.close
     _CLOSE.argtypes = (ctypes.c_int,)
+    _ACCEPT4 = _LIBRARY.accept4
+    _ACCEPT4.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int)
+    _TAKEN_FLAGS = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    _ADDRESS_BYTES = 128  # struct sockaddr_storage
+    _GETSOCKNAME = _LIBRARY.getsockname
+    _GETSOCKNAME.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
     _IOCTL = _LIBRARY.ioctl
     _IOCTL.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
     # SIOCOUTQ, tcp(7), is the same number, and Python has a name for this one. Imported now and not when a connection
@@ -62,31 +63,44 @@ if sys.platform == "linux":
                 raise _error()
             return received
 
+        def getsockname(self) -> Any:
+            if self.family not in (socket.AF_INET, socket.AF_INET6):
+                return super().getsockname()
+            room, length = ctypes.create_string_buffer(_ADDRESS_BYTES), ctypes.c_uint(_ADDRESS_BYTES)
+            if _GETSOCKNAME(self.fileno(), room, ctypes.byref(length)) < 0:
+                raise _error()
+            return _address(room.raw)
+
+        def setblocking(self, flag: bool) -> None:
+            if flag or self.gettimeout() != 0:
+                super().setblocking(flag)
+
         def close(self) -> None:
             handle = self.detach()
             if handle >= 0:
                 _CLOSE(handle)
 
     class Listening(socket.socket):
-        """A listening socket whose connections are `Taken`.
-
-        Out of descriptors, asyncio asks as often as its backlog is long, tells of each time, and plans as many new
-        starts a second later, some of which come when the socket is closed. Behind the first refusal it hears that
-        nobody waits.
-        """
-
-        _refused_at = -math.inf
+        """A listening socket whose connections are `Taken`, and not blocking from the first, where it is not itself."""
 
         def accept(self) -> tuple[socket.socket, Any]:
-            if time.monotonic() - self._refused_at < _REFUSED_SECONDS:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            try:
-                handle, address = self._accept()  # type: ignore[attr-defined]
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._refused_at = time.monotonic()
-                raise
-            return Taken(self.family, self.type, self.proto, fileno=handle), address
+            family = self.family
+            if family not in (socket.AF_INET, socket.AF_INET6) or self.gettimeout() != 0:
+                connection, address = super().accept()
+                return Taken(family, connection.type, connection.proto, fileno=connection.detach()), address
+            room, length = ctypes.create_string_buffer(_ADDRESS_BYTES), ctypes.c_uint(_ADDRESS_BYTES)
+            handle: int = _ACCEPT4(self.fileno(), room, ctypes.byref(length), _TAKEN_FLAGS)
+            if handle < 0:
+                raise _error()
+            return Taken(family, self.type | socket.SOCK_NONBLOCK, self.proto, fileno=handle), _address(room.raw)
+
+    def _address(room: bytes) -> tuple[str, int] | tuple[str, int, int, int]:
+        """What a ``struct sockaddr_in`` or ``sockaddr_in6`` tells, as Python tells it."""
+        family, port = struct.unpack_from("=H", room)[0], struct.unpack_from("!H", room, 2)[0]
+        if family == socket.AF_INET:
+            return socket.inet_ntop(socket.AF_INET, room[4:8]), port
+        (flow,), (scope,) = struct.unpack_from("!I", room, 4), struct.unpack_from("=I", room, 24)
+        return socket.inet_ntop(socket.AF_INET6, room[8:24]), port, flow, scope
 
 else:
     Listening = socket.socket

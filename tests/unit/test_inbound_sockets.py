@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -17,16 +19,43 @@ from siteagent.inbound.sockets import listening
 linux = pytest.mark.skipif(sys.platform != "linux", reason="plain sockets elsewhere")
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+@pytest.fixture(params=["127.0.0.1", "::1", "a door that blocks"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Ours, not blocking, and a plain one at the far end."""
-    with listening(socket.create_server(("127.0.0.1", 0))) as door:
-        far = socket.create_connection(door.getsockname())
+    host = request.param if ":" in request.param else "127.0.0.1"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with listening(socket.create_server((host, 0), family=family)) as door:
+        door.setblocking(request.param == "a door that blocks")
+        far = socket.create_connection(door.getsockname()[:2])
         own, address = door.accept()
-        assert address == far.getsockname()
         own.setblocking(False)
         with own, far:
+            assert address == far.getsockname() == own.getpeername()
+            assert own.getsockname() == far.getpeername()
             yield own, far
+
+
+@linux
+def test_what_is_accepted_is_ours_not_blocking_and_not_inherited(pair: tuple[socket.socket, socket.socket]) -> None:
+    own, far = pair
+    assert isinstance(own, sockets.Taken)
+    assert (own.family, own.type, own.gettimeout()) == (far.family, socket.SOCK_STREAM, 0)
+    assert not os.get_blocking(own.fileno())
+    assert not os.get_inheritable(own.fileno())
+
+
+def test_nobody_at_the_door_would_block() -> None:
+    with listening(socket.create_server(("127.0.0.1", 0))) as door:
+        door.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            door.accept()
+
+
+@linux
+def test_the_scope_of_a_link_local_address_is_told() -> None:
+    room = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", 2525, 7)
+    room += socket.inet_pton(socket.AF_INET6, "fe80::1") + struct.pack("=I", 3)
+    assert sockets._address(room) == ("fe80::1", 2525, 7, 3)
 
 
 def patiently(own: socket.socket, buffer: memoryview) -> int:

@@ -65,7 +65,7 @@ class Journal:
         self._report = report
         self._steps = steps
         self._pauses = pauses
-        self._queue: queue.Queue[Stamped | _Flush] = queue.Queue(QUEUED)
+        self._queue: queue.SimpleQueue[Stamped | _Flush] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._hurry = threading.Event()
@@ -99,8 +99,7 @@ class Journal:
             return
         self._closing.set()
         self._hurry.set()
-        with contextlib.suppress(queue.Full):
-            self._queue.put(_Flush(last=True), timeout=seconds)
+        self._queue.put(_Flush(last=True))
         self._thread.join(seconds)
         self._thread = None
 
@@ -108,19 +107,16 @@ class Journal:
         """Take an event in; what the journal does not keep is passed over. Never blocks."""
         if type(stamped.event) not in ledger.KEPT:
             return
-        try:
-            self._queue.put_nowait(stamped)
-        except queue.Full:
+        if self._queue.qsize() < QUEUED:
+            self._queue.put(stamped)
+        else:
             self.dropped += 1
 
     def flush(self, *, seconds: float = 10.0) -> bool:
         """Wait until everything recorded so far is written, or was tried. Blocks; False where it took too long."""
         marker = _Flush()
-        try:
-            self._hurry.set()
-            self._queue.put(marker, timeout=seconds)
-        except queue.Full:
-            return False
+        self._hurry.set()
+        self._queue.put(marker)
         return marker.done.wait(seconds)
 
     # --- opening --------------------------------------------------------------------------------------------------

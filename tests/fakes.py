@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import os
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, cast
 
 from siteagent.config import sections
@@ -275,6 +276,21 @@ async def listening(made: Reception, *, dialect: type[Dialect] = Dialect) -> Asy
         yield listener
     finally:
         await listener.close(seconds=2)
+
+
+@contextmanager
+def few_descriptors(spare: int) -> Iterator[None]:
+    """The process can open `spare` files more. POSIX only."""
+    import resource
+
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 def events_of(events: list[Event], name: str) -> list[Any]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from siteagent.config.sections import Endpoint
 from siteagent.errors import CannotCreate
 from siteagent.events import Event
 from siteagent.inbound.listener import Listener
-from tests.fakes import FakeSpool, Peer, events_of, listening, reception
+from tests.fakes import FakeSpool, Peer, events_of, few_descriptors, listening, reception
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -104,6 +107,52 @@ def test_it_opens_and_closes_again_and_again() -> None:
                 assert await peer.code("QUIT") == 221
                 await listener.close(seconds=1)
                 assert listener.addresses == ()
+
+    run(test)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="plain sockets elsewhere")
+def test_closed_while_out_of_descriptors_it_leaves_no_start_planned_for_a_closed_socket() -> None:
+    async def test() -> None:
+        loop, troubles = asyncio.get_running_loop(), list[Any]()
+        loop.set_exception_handler(lambda loop, context: troubles.append(context.get("exception")))
+        listener = Listener(reception(FakeSpool(), []))
+        await listener.open()
+        port = int(listener.addresses[0].rpartition(":")[2])
+        with socket.socket() as early, socket.socket() as late:
+            late.setblocking(False)
+            with few_descriptors(0):
+                early.connect(("127.0.0.1", port))
+                while not troubles:
+                    await asyncio.sleep(0.01)
+            closing = loop.create_task(listener.close(seconds=1))
+            await asyncio.sleep(0)
+            assert listener.addresses == ()
+            await closing
+            with pytest.raises(ConnectionError):
+                await loop.sock_connect(late, ("127.0.0.1", port))
+        await asyncio.sleep(1.1)  # when asyncio asks again
+        assert [error.errno for error in troubles] == [errno.EMFILE], troubles
+
+    run(test)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="plain sockets elsewhere")
+@pytest.mark.parametrize("turns", range(7))
+def test_closed_at_any_moment_of_an_arrival_it_keeps_no_session_that_never_ends(turns: int) -> None:
+    async def test() -> None:
+        listener = Listener(reception(FakeSpool(), []))
+        await listener.open()
+        with socket.socket() as far:
+            far.connect(("127.0.0.1", int(listener.addresses[0].rpartition(":")[2])))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            began = time.monotonic()
+            closing = asyncio.ensure_future(listener.close(seconds=5))
+            await asyncio.sleep(0.02)
+        await closing
+        assert listener._sessions == set()
+        assert time.monotonic() - began < 3
 
     run(test)
 

@@ -1,4 +1,4 @@
-"""What `inbound.sockets` leans on in CPython's socket and asyncio modules, private or undocumented."""
+"""What `inbound.sockets` and `inbound.acceptor` lean on in CPython's sockets and asyncio, private or undocumented."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import inspect
 import socket
 import sys
-from asyncio import selector_events
 
 import pytest
 from siteagent.inbound import sockets
@@ -15,12 +14,12 @@ from siteagent.inbound import sockets
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the sockets are plain ones elsewhere")
 
 
-@linux_only
-def test_accept_gives_a_descriptor_that_nobody_owns_yet_and_the_peers_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as own, socket.create_connection(own.getsockname()) as client:
-        handle, address = own._accept()  # type: ignore[attr-defined]
-        assert isinstance(handle, int) and address == client.getsockname()
-        socket.socket(fileno=handle).close()
+def test_a_transport_can_be_made_of_a_socket_without_a_task() -> None:
+    parameters = inspect.signature(asyncio.SelectorEventLoop._make_socket_transport).parameters  # type: ignore[attr-defined]
+    assert list(parameters)[:3] == ["self", "sock", "protocol"]
+    assert parameters["extra"].kind is inspect.Parameter.KEYWORD_ONLY
+    needed = [p for p in parameters.values() if p.default is inspect.Parameter.empty]
+    assert len(needed) == 3
 
 
 @linux_only
@@ -68,13 +67,6 @@ def test_asyncio_sends_receives_and_closes_by_the_methods_that_are_ours() -> Non
 
     asyncio.run(run())
     assert called == ["recv_into", "send", "close"]
-
-
-@linux_only
-def test_asyncio_goes_on_accepting_where_nobody_waits_and_stops_where_descriptors_are_out() -> None:
-    source = inspect.getsource(selector_events.BaseSelectorEventLoop._accept_connection)
-    for name in ("BlockingIOError", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"):
-        assert name in source
 
 
 def test_an_error_made_from_its_number_is_of_the_kind_that_asyncio_looks_for() -> None:

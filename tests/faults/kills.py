@@ -2,8 +2,9 @@
 
 The call is the k-th of its kind, counted from when the provider was found, from when the first message begins, or in
 the start after a kill that left work (there on the spool and the Maildirs alone, where the call has a path). Letters of
-one shape come in by ETRN or ATRN. No file may be there in part; after the next start what was promised is filed from
-what was kept alone; and after the provider's retry everything is there once.
+one shape come in by ETRN or ATRN. No file may be there in part, and at every other moment a reader takes what is there.
+After the next start what was promised is filed from what was kept alone; and after the provider's retry everything is
+there once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from tests.faults import strace, table
 from tests.faults.agent import AgentProcess
-from tests.faults.mail import SHAPES, Letter, Shape, Verdict, judge, letters, look
+from tests.faults.mail import SHAPES, Letter, Shape, Verdict, judge, letters, look, read
 from tests.faults.provider import METHODS, Provider
 
 CALLS = ("openat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "sendto", "close")
@@ -79,6 +80,8 @@ async def one(place: Path, point: Kill, seed: str) -> Killed:
             before = set(provider.acknowledged)
             found = look(agent.mail, {letter.number: letter for letter in sent})
             verdict = Verdict(partial=[f"{point}: before the start: {one}" for one in found.partial])
+            if point.moment % 2:
+                read(agent.mail)
             verdict.take(await _again(agent, provider, sent), mark=f"{point}: ")
         finally:
             agent.kill()

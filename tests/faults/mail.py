@@ -103,6 +103,13 @@ def look(mail: Path, known: Mapping[int, Letter]) -> Found:
     return found
 
 
+def read(mail: Path) -> None:
+    """A reader takes all that is in ``new/``: where it stood nothing tells any more that it was published."""
+    for box in BOXES:
+        for name in files(mail / box / "new"):
+            (mail / box / "new" / name).rename(mail / box / "cur" / f"{name}:2,S")
+
+
 def judge(mail: Path, sent: Iterable[Letter], promised: Iterable[Letter]) -> Verdict:
     """`promised` must be there, nothing of `sent` twice, and nothing in part."""
     found = look(mail, {letter.number: letter for letter in sent})

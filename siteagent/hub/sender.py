@@ -269,6 +269,9 @@ class Sender:
             if mail.code // 100 != 2 or not any(reply.code // 100 == 2 for reply in rcpt):
                 return self._result(asked, mail, rcpt, None)
             data = await self._say(b"DATA\r\n")
+        if data.code // 100 == 2:  # the answer to something else: it has had no content, and may wait for some
+            pipe.close()
+            raise Lost(f'it said "{data}" to DATA')
         if data.code != 354:
             return self._result(asked, mail, rcpt, data)
         if mail.code // 100 != 2 or not any(reply.code // 100 == 2 for reply in rcpt):

@@ -195,6 +195,17 @@ def test_with_data_no_content_is_given_to_a_message_that_goes_to_nobody() -> Non
     assert not any(b"Subject" in octets for octets in site.written)
 
 
+@pytest.mark.parametrize("features", [STEPS, {}], ids=["pipelining", "bare"])
+def test_a_250_to_data_is_no_word_about_the_content(features: dict[str, str]) -> None:
+    def answer(octets: bytes) -> bytes:
+        return b"250 ok\r\n" * octets.count(b"\r\n")
+
+    results, site, lost = sent(letters(1), answer, features)
+    assert [result.taken for result in results] == [()]
+    assert lost is not None and lost.why == 'it said "250 ok" to DATA'
+    assert not any(b"Subject" in octets for octets in site.written)
+
+
 def test_a_letter_above_the_sites_size_is_not_sent() -> None:
     ((result,), site, _) = sent(letters(1), obliging, BURST | {"size": "10"})
     assert result.refused == ("alice@office.example",)

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from siteagent.agent import parts
 from siteagent.agent.desk import Once
 from siteagent.config import files
+from siteagent.delivery.maildir import Maildir
+from siteagent.delivery.target import Delivered
 from siteagent.errors import CannotCreate, ConfigurationError, PermissionProblem, SiteAgentError
 from siteagent.events import Event
 from siteagent.store import lock, requests
@@ -205,6 +209,46 @@ def test_status_says_running_then_stopped(tmp_path: Path) -> None:
     at(write(tmp_path, provider(port=1)), scene, up=False)
     document = json.loads((tmp_path / "state" / "status.json").read_bytes())
     assert (document["state"], document["sessions_open"], document["listener"]["open"]) == ("stopped", [], False)
+
+
+def test_status_tells_what_waits_to_be_filed_while_it_runs_and_when_it_stopped(tmp_path: Path) -> None:
+    def waiting() -> tuple[object, ...]:
+        document = json.loads((tmp_path / "state" / "status.json").read_bytes())
+        queue = document["queue"]
+        return document["state"], queue["messages"] >= 1, queue["oldest"] is not None, "alice" in str(queue["reason"])
+
+    async def scene(one: Site) -> None:
+        await one.bring("it cannot be filed")
+        await one.until(lambda: one.of("filing.failed"))
+        await one.until(lambda: waiting() == ("running", True, True, True))
+
+    path = write(tmp_path, provider(port=1))
+    (tmp_path / "mail" / "alice").write_text("in the way")
+    at(path, scene, up=False)
+    assert waiting() == ("stopped", True, True, True)
+
+
+def test_what_is_being_filed_at_the_stop_does_not_wait_in_the_last_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    deliver = Maildir.deliver
+
+    def slowly(*arguments: Any) -> list[Delivered]:
+        begun.set()
+        time.sleep(0.3)
+        return deliver(*arguments)
+
+    async def scene(one: Site) -> None:
+        await one.bring("it takes its time")
+        await one.until(begun.is_set)
+
+    monkeypatch.setattr(Maildir, "deliver", slowly)
+    path = write(tmp_path, provider(port=1))
+    at(path, scene, up=False)
+    document = json.loads((tmp_path / "state" / "status.json").read_bytes())
+    assert (document["state"], document["queue"]["messages"]) == ("stopped", 0)
+    assert len(site.filed(files.load(path))) == 1
 
 
 def test_stop_ends_a_round_as_incomplete_and_says_why(tmp_path: Path) -> None:

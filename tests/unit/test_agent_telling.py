@@ -320,6 +320,19 @@ def test_the_last_word_is_the_one_that_stands(tmp_path: Path) -> None:
     on(tmp_path, scene)
 
 
+def test_what_happens_while_a_snapshot_is_written_is_in_the_next_one(tmp_path: Path) -> None:
+    async def scene(bench: Bench) -> None:
+        writing = asyncio.ensure_future(bench.teller.write())
+        await asyncio.sleep(0)
+        bench.teller.emit(RELOADED)
+        assert await writing and bench.shown() == 0
+        task = asyncio.ensure_future(bench.teller.run())
+        await until(bench.shown)
+        task.cancel()
+
+    on(tmp_path, scene)
+
+
 def test_a_warning_from_before_the_restart_is_not_said_again_and_can_be_cleared(tmp_path: Path) -> None:
     first, second = Bench(tmp_path), Bench(tmp_path)
     past: list[Stamped] = []
@@ -440,6 +453,7 @@ def test_without_patience_nothing_waits_any_more(bench: Bench) -> None:
     async def work() -> None:
         bench.teller.emit(OPENED)
         bench.teller.be_patient(None)
+        assert bench.heard == ["session.opened"], "what waited is told with it"
         bench.teller.emit(OPENED)
         assert bench.heard == ["session.opened"] * 2
 

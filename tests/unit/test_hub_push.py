@@ -359,13 +359,19 @@ def test_a_site_that_cannot_be_reached_keeps_everything(tmp_path: Path) -> None:
 # --- giving up --------------------------------------------------------------------------------------------------------
 
 
-def bounced(tmp_path: Path, *, sender: str = "friend@far.example", with_relay: bool = True) -> tuple[Running, list]:
+def bounced(
+    tmp_path: Path,
+    *,
+    sender: str = "friend@far.example",
+    with_relay: bool = True,
+    refusal: str = "550 5.1.1 no such user",
+) -> tuple[Running, list[bytes]]:
     notices: list[bytes] = []
 
     async def run() -> Running:
         async with (
             odd_site(smtp(contents=notices)) as relay,
-            odd_site(smtp(rcpt=lambda rest: "550 5.1.1 no such user" if "bob" in rest else "250 ok")) as address,
+            odd_site(smtp(rcpt=lambda rest: refusal if "bob" in rest else "250 ok")) as address,
         ):
             nodes = [node(deliver_to=address, etrn_without_auth=True, undeliverable=Undeliverable.BOUNCE)]
             async with hub(tmp_path, nodes, relay=relay if with_relay else None) as running:
@@ -373,7 +379,7 @@ def bounced(tmp_path: Path, *, sender: str = "friend@far.example", with_relay: b
                 peer = await running.peer()
                 await peer.code("ETRN office.example")
                 await running.released()
-                done = "message.returned" if with_relay else "message.held"
+                done = "message.returned" if with_relay and refusal.startswith("5") else "message.held"
                 await running.until(lambda: running.of(done))
                 await asyncio.sleep(0.02)
                 await peer.close()
@@ -390,6 +396,13 @@ def test_a_5yz_goes_back_to_the_sender_where_the_node_has_it_so(tmp_path: Path) 
     assert b"alice@office.example" not in notices[0]
     assert running.of("message.returned")[0].notice
     assert running.hub.queue.totals() == (0, 0)
+
+
+def test_s61_a_4yz_never_goes_back_to_the_sender(tmp_path: Path) -> None:
+    running, notices = bounced(tmp_path, refusal="450 4.2.1 not now")
+    assert [(event.code, event.recipients) for event in running.of("message.held")] == [(450, ("bob@office.example",))]
+    assert notices == running.of("message.returned") == []
+    assert running.hub.queue.count("office.example") == 1
 
 
 def test_nobody_is_told_of_a_message_from_the_null_sender(tmp_path: Path) -> None:

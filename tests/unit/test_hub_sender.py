@@ -181,6 +181,16 @@ def test_a_reply_that_nobody_asked_for_ends_the_connection(stray: bytes) -> None
     assert not (stray == b"250 stray\r\n" and lost is None and len(results[2].taken) == 0)
 
 
+def test_a_reply_before_anything_was_said_is_the_answer_to_nothing() -> None:
+    async def run() -> None:
+        pipe = Pipe()
+        pipe.data_received(b"250 early\r\n")
+        with pytest.raises(Lost, match="without being asked"):
+            await pipe.heard(pipe.reply_to_come(), 0.05)
+
+    asyncio.run(run())
+
+
 def test_with_data_no_content_is_given_to_a_message_that_goes_to_nobody() -> None:
     def answer(octets: bytes) -> bytes:
         if octets == b".\r\n":

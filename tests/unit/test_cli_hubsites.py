@@ -111,6 +111,34 @@ def test_a_node_without_an_account_is_told_to_ask_without_a_login(
     assert (provider.username, provider.tls) == (None, "opportunistic")
 
 
+def test_a_password_that_we_may_not_read_leaves_its_place_open_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, "add-node", *ETRN)
+    capsys.readouterr()
+    read_text = Path.read_text
+
+    def refused(path: Path, encoding: str | None = None) -> str:
+        if path.name == "office.password":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_text(path, encoding)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert run(tmp_path, "show-node", "office.example") == 0
+    out, notes = capsys.readouterr()
+    assert "ITS-PASSWORD" in out
+    assert f"{tmp_path / 'office.password'}: permission denied; put the password in yourself" in notes
+
+
+def test_the_part_of_the_postfix_in_front_is_shown_again_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, "add-node", *ETRN)
+    capsys.readouterr()
+    assert run(tmp_path, "show-node", "office.example", "--behind", "postfix") == 0
+    assert "office.example=smtp:[127.0.0.1]:2525" in capsys.readouterr().out
+
+
 def test_a_node_that_is_not_there_cannot_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, "add-node", *ETRN)
     assert run(tmp_path, "show-node", "offise.example") == 64

@@ -58,7 +58,7 @@ class Acceptor:
         self._watch()
 
     def close(self) -> None:
-        """Who is in is not touched."""
+        """Who is in is not touched. Also where `open` failed, or never was."""
         if self._server is not None:
             self._server.close()
             return

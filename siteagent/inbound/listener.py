@@ -67,18 +67,21 @@ class Listener:
         self._house.places.each = reception.listener.max_connections_per_peer
 
     async def open(self) -> None:
-        """Raises CannotCreate where a port is taken (naming its holder), PermissionProblem where we may not."""
+        """Raises CannotCreate, as where a port is taken (naming its holder), PermissionProblem where we may not."""
         assert not self._acceptors, "the listener is open"
-        given = self._given
-        bound = [own.dup() for own in given] if given is not None else bind(self._reception.listener.listen)
+        bound = _again(self._given) if self._given is not None else bind(self._reception.listener.listen)
         made = [listening(own) for own in bound]
         for own in made:
             own.setblocking(False)
             _tune(own)
         # All are bound before any takes a connection.
-        for own in made:
-            self._acceptors.append(Acceptor(own, self._new_session, failed=self._forget))
-            await self._acceptors[-1].open()
+        self._acceptors = [Acceptor(own, self._new_session, failed=self._forget) for own in made]
+        try:
+            for acceptor in self._acceptors:
+                await acceptor.open()
+        except BaseException:
+            self._shut_doors()
+            raise
         self._addresses = tuple(_name(own) for own in made)
 
     async def close(self, *, seconds: float = 30) -> None:
@@ -86,9 +89,7 @@ class Listener:
 
         What is being committed then is waited for a little more: a commit is never cut short.
         """
-        for acceptor in self._acceptors:
-            acceptor.close()
-        self._acceptors.clear()
+        self._shut_doors()
         self._addresses = ()
         for session in list(self._sessions):
             session.shut()
@@ -96,6 +97,11 @@ class Listener:
         for session in list(self._sessions):
             session.stop()
         await self._until_gone(_COMMIT_GRACE_SECONDS)
+
+    def _shut_doors(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
 
     async def _until_gone(self, seconds: float) -> None:
         if not self._sessions:
@@ -141,6 +147,20 @@ def bind(endpoints: Sequence[Endpoint]) -> list[socket.socket]:
         for own in made:
             own.close()
         raise
+    return made
+
+
+def _again(given: Sequence[socket.socket]) -> list[socket.socket]:
+    """Descriptors of our own for sockets that were given to us, and that we shall want again. Raises CannotCreate."""
+    made: list[socket.socket] = []
+    try:
+        made.extend(own.dup() for own in given)
+    except OSError as error:
+        for own in made:
+            own.close()
+        raise CannotCreate(
+            "cannot listen", error.strerror or str(error), fix="free descriptors: `ulimit -n`"
+        ) from error
     return made
 
 

@@ -474,7 +474,7 @@ async def _close(listener: Listener, seconds: float) -> None:
 async def _knock(listener: Listener, *, turns: int) -> None:
     """Waits for a connection that is not accepted yet, or a little while, and then a few turns of the loop."""
     until = time.monotonic() + 0.2
-    while not select.select(listener._made, (), (), 0)[0] and time.monotonic() < until:
+    while not select.select([each._own for each in listener._acceptors], (), (), 0)[0] and time.monotonic() < until:
         await asyncio.sleep(0)
     for _ in range(turns):
         await asyncio.sleep(0)

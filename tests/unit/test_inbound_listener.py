@@ -112,6 +112,21 @@ def test_it_opens_and_closes_again_and_again() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="plain sockets elsewhere")
+def test_sockets_that_were_given_cannot_be_used_without_descriptors_and_can_be_later() -> None:
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+            listener = Listener(reception(FakeSpool(), []), sockets=[one, other])
+            for spare in (0, 1):
+                with few_descriptors(spare), pytest.raises(CannotCreate, match="Too many open files"):
+                    await listener.open()
+            await listener.open()
+            assert len(listener.addresses) == 2
+            await listener.close(seconds=1)
+
+    run(test)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="plain sockets elsewhere")
 def test_closed_while_out_of_descriptors_it_leaves_no_start_planned_for_a_closed_socket() -> None:
     async def test() -> None:
         loop, troubles = asyncio.get_running_loop(), list[Any]()

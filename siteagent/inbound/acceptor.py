@@ -46,25 +46,26 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         # Private to asyncio, and what its server calls: tests/contract/test_socket_names.py.
         self._transport: Callable[..., object] | None = getattr(self._loop, "_make_socket_transport", None)
+        self._watches = self._transport is not None and isinstance(self._loop, asyncio.SelectorEventLoop)
         self._server: asyncio.Server | None = None
         self._again: asyncio.TimerHandle | None = None
         self._told = False
 
     async def open(self) -> None:
-        if self._transport is None or not isinstance(self._loop, asyncio.SelectorEventLoop):
+        if self._watches:
+            self._own.listen(BACKLOG)
+            self._watch()
+        else:
             self._server = await self._loop.create_server(self._begin, sock=self._own, backlog=BACKLOG)
-            return
-        self._own.listen(BACKLOG)
-        self._watch()
 
     def close(self) -> None:
         """Who is in is not touched. Also where `open` failed, or never was."""
-        if self._server is not None:
-            self._server.close()
-            return
         if self._again is not None:
             self._again.cancel()
-        self._loop.remove_reader(self._own.fileno())
+        if self._watches:
+            self._loop.remove_reader(self._own.fileno())
+        if self._server is not None:
+            self._server.close()
         self._own.close()
 
     def _watch(self) -> None:

@@ -1,6 +1,6 @@
 """Sessions that nobody wrote: real ones, mutated, split at random, hung up on at any moment.
 
-Ten seconds, sixty with ``--long``. How to play longer, or one again: `tests.fuzz.sessions`.
+A minute, five with ``--long``. How to play longer, or one again: `tests.fuzz.sessions`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from siteagent.store.spool import SpoolFailed
 from tests.fakes import FakeTransport, reception
 from tests.fuzz.sessions import MOST_GROWTH_BYTES, FickleSpool, Run, fuzz, judge, mutated, split
 
-_SHORT_SECONDS, _LONG_SECONDS = 10.0, 60.0
+_SHORT_SECONDS, _LONG_SECONDS = 60.0, 300.0
 
 
 async def play(seed: int, troubles: list[dict[str, Any]]) -> None:

@@ -1,8 +1,9 @@
 """The door itself: each connection that comes to a listening socket becomes a session.
 
-asyncio's own server makes a task of each connection and lets three turns of the loop go by before its greeting leaves;
-where a message has a connection of its own, that was a tenth of what the message cost. Here it is two turns and no
-task. Where the loop cannot watch sockets (Windows) asyncio's server does it.
+asyncio's own server is not used for it where the loop can watch sockets. It makes a task of each connection, and one
+that comes while the server is being closed is dropped there, after its session was made: that session would be waited
+for until a stop runs out of patience. And out of descriptors it plans as many new starts as its backlog is long, some
+of which come when the socket is closed. On Windows it has to do.
 
 Out of descriptors: nobody is accepted for a second, then it is tried again; those who wait stay in the kernel's queue.
 It is told when it begins, and not again until somebody came in.

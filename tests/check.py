@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -200,7 +201,7 @@ class Suite:
     name: str
     arguments: Sequence[str]
     report: Path
-    output: list[str] = field(default_factory=list)
+    output: bytes = b""
     counts: dict[str, int] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     code: int = -1
@@ -211,15 +212,15 @@ class Suite:
         with subprocess.Popen(
             [*argv, *options], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as process:
-            assert process.stdout is not None
-            for raw in process.stdout:
-                line = raw.decode(errors="replace").rstrip()
-                if SUMMARY.match(line):
-                    self.counts = {word: int(count) for count, word in COUNT.findall(line.partition(" in ")[0])}
+            assert isinstance(process.stdout, io.BufferedReader)
+            while said := process.stdout.read1():  # not by lines: a line of dots can take minutes
+                self.output += said
                 if aloud:
-                    print(line, flush=True)
-                else:
-                    self.output.append(line)
+                    sys.stdout.buffer.write(said)
+                    sys.stdout.flush()
+        for line in self.output.decode(errors="replace").splitlines():
+            if SUMMARY.match(line):
+                self.counts = {word: int(count) for count, word in COUNT.findall(line.partition(" in ")[0])}
         self.code = process.returncode
         self.skipped = skipped_tests(self.report)
 
@@ -254,7 +255,7 @@ class Tests:
         suites[0].run(argv, env, aloud=True)
         for suite, thread in zip(suites[1:], beside, strict=True):
             thread.join()
-            print(f"\n{suite.name}, which ran beside it:", *suite.output, sep="\n", flush=True)
+            print(f"\n{suite.name}, which ran beside it:\n{suite.output.decode(errors='replace')}", flush=True)
         self.skipped = [skip for suite in suites for skip in suite.skipped]
         self.summary = self.total(suites, time.monotonic() - begun)
         if failed := [f"{suite.name} with {suite.code}" for suite in suites if suite.code != 0]:

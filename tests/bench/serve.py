@@ -173,9 +173,11 @@ class _Nowhere:
 
 async def nothing(directory: Path, options: str) -> None:
     from siteagent.config import sections
+    from siteagent.host import allocator
     from siteagent.inbound.listener import Listener
     from siteagent.inbound.reception import Owner, Reception
 
+    allocator.settle()
     numbers = itertools.count(1)
     reception = Reception(
         hostname=f"mail.{DOMAIN}",

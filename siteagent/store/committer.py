@@ -210,7 +210,7 @@ class Committer:
     def _insert(
         self, connection: sqlite3.Connection, commits: Sequence[Commit]
     ) -> list[tuple[Committed, list[Filing]]]:
-        ids = [self._database.new_id(commit.body.size) for commit in commits]
+        ids = [self._database.new_id(len(commit.body.data or b"")) for commit in commits]
         day = self._calendar.day
         keys = [
             (memory.key_of(e.sender, address, commit.body.digest), e.session, identity, e.message, day)

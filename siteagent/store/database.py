@@ -98,9 +98,9 @@ class Database:
             raise
         self._log_bytes += _PAGES_OF_A_TRANSACTION_BYTES
 
-    def new_id(self, size: int) -> int:
-        """The id of a message that is `size` octets long; never given before, nor to be given again."""
-        self._log_bytes += size
+    def new_id(self, inside: int) -> int:
+        """The id of a message of which `inside` octets go into the file; never given before, nor to be given again."""
+        self._log_bytes += inside
         self._next_id += 1
         return self._next_id - 1
 

@@ -379,3 +379,19 @@ def test_a_lone_message_costs_one_transaction_and_no_more(bench: Bench) -> None:
         bench.commit(envelope(), b"%d" % number)
     assert bench.database.statements.count("COMMIT") == 20
     assert not [sql for sql in bench.database.statements if "checkpoint" in sql]
+
+
+@pytest.mark.parametrize("in_a_file", [True, False])
+def test_content_that_stands_in_a_file_does_not_count_as_long_in_the_log(
+    bench: Bench, tmp_path: Path, in_a_file: bool
+) -> None:
+    bench.database.statements.clear()
+    for number in range(9):
+        data = b"%d" % number * 1_200_000
+        file = tmp_path / str(number) if in_a_file else None
+        if file is not None:
+            file.write_bytes(data)
+        bench.commit(envelope(), data, file)
+    bench.ask("SELECT 1")  # behind what follows the last commit
+    moved = [sql for sql in bench.database.statements if "checkpoint" in sql]
+    assert bool(moved) != in_a_file

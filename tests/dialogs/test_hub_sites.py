@@ -101,12 +101,14 @@ def pushed_twice(
                 ended = await released(running, 1)
                 del sites[0]
                 await running.until(lambda: len(running.of("message.held")) >= settled)
-                if ended.left:
+                left = running.hub.queue.count("office.example")
+                assert left == ended.left or settled, "as the push says"
+                if left:
                     await released(running, 2)
-                assert len(good) == ended.left, "what was not taken comes, and nothing else"
+                assert len(good) == left, "what was not taken comes, and nothing else"
                 # In a burst the second of two replies is the next command's, and nobody can tell.
                 believed = answer != ANSWERS["two"] or "CHUNKING" not in keywords
-                assert not believed or len(kept) == 2 - ended.left, "what the site did not keep is held"
+                assert not believed or len(kept) == 2 - left, "what the site did not keep is held"
                 await running.until(lambda: running.hub.queue.count("office.example") == 0)
                 return running
 

@@ -163,7 +163,8 @@ A password stands in a file of its own that its owner alone can read (`chmod 600
 service's group), or comes as the systemd credential `siteagent.<name>.password`. It never stands in this file.
 
 While the agent runs, a changed file counts from the next session and round on. One that has a problem is rejected as
-a whole, and so is one that changes `state_directory` or the listener's `listen` or `open`: the old one stays in force.
+a whole, and so is one that changes `state_directory` or the listener's `listen` or `open`: the old one stays in force,
+and `siteagent status` warns until a changed file is taken in.
 
 Options marked * may still be renamed before 1.0.
 """

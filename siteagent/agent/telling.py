@@ -189,9 +189,7 @@ class Teller:
         found: list[WarningRaised | WarningCleared | None] = []
         match event:
             case ConfigRejected():
-                fix = (
-                    "run `siteagent check` and mend the file; what cannot change under a running agent needs a restart"
-                )
+                fix = "mend the file, with `siteagent check`; or restart the agent, where that is what it says"
                 found.append(self.warnings.raise_("configuration", event.path, not_in_force(event.problems), fix))
             case ConfigReloaded() | AgentReady():
                 found += [self.warnings.clear("configuration", p) for p in self.warnings.standing("configuration")]

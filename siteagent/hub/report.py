@@ -130,7 +130,7 @@ def warnings(nodes: Sequence[NodeView], fold: Fold, *, relay: str | None) -> lis
                 }
             )
     if fold.rejected:
-        fix = "run `siteagent check --hub` and mend the file; what cannot change while the hub runs needs a restart"
+        fix = "mend the file, with `siteagent check --hub`; or restart the hub, where that is what it says"
         found.append({"name": "configuration", "text": not_in_force(fold.rejected), "fix": fix})
     for damage in fold.damaged:
         found.append(

@@ -35,8 +35,8 @@ TELLINGS = 3
 
 def not_in_force(problems: Sequence[str]) -> str:
     """The text of the warning `configuration`, the same for agent and hub. `problems`: one at least."""
-    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return f"the changed configuration is not in force: {problems[0]}{more}"
+    count = f" ({len(problems)} problems)" if len(problems) > 1 else ""
+    return f"the changed configuration is not in force{count}: {problems[0]}"
 
 
 @dataclass(slots=True)

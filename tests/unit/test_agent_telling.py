@@ -214,7 +214,7 @@ def test_s31_a_spool_that_cannot_keep_mail_is_warned_of_until_it_keeps_some(benc
 def test_a_configuration_that_is_not_in_force_is_warned_of_until_one_is(bench: Bench) -> None:
     rejected = ConfigRejected(path="x", problems=("line 3: unknown key", "line 9: no port"))
     assert bench.emit(rejected, rejected) == ["raised configuration x"]
-    assert "line 3: unknown key, and 1 more" in bench.log.getvalue()
+    assert "not in force (2 problems): line 3: unknown key" in bench.log.getvalue()
     assert bench.emit(RELOADED) == ["cleared configuration x"]
     bench.emit(rejected)
     started = AgentReady(hostname="h", listening=(), providers=(), seconds=0.1)

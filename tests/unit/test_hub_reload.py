@@ -62,7 +62,7 @@ def test_a_file_with_a_problem_keeps_the_old_one_and_is_warned_of_until_it_is_me
         assert len(rejected.problems) == 2
         (warning,) = one.hub.document()["warnings"]
         assert warning["name"] == "configuration"
-        assert warning["text"].endswith(f"{rejected.problems[0]}, and 1 more")
+        assert warning["text"].endswith(f"not in force (2 problems): {rejected.problems[0]}")
         await one.fill([b"Subject: goes on\r\n\r\nhello\r\n"])
         write(tmp_path)
         await reloader.reload()

@@ -66,6 +66,7 @@ class Outbox:
         self._ready: deque[_Out] = deque()
         self._out: dict[int, _Out] = {}
         self._reading = asyncio.Lock()
+        self._closed = False
         self.messages = 0
         self.bytes = 0
         self.reasons: dict[str, None] = {}
@@ -120,6 +121,7 @@ class Outbox:
 
     def close(self) -> None:
         """The release is over: what was not handed out goes back."""
+        self._closed = True
         self._desk.outboxes.discard(self)
         while self._ready:
             self._desk.queue.put_back(self._node.name, self._ready.popleft().held)
@@ -182,14 +184,19 @@ class Outbox:
                 )
         except BaseException:  # the hub ends, or something of ours failed: it is owed to all of them as before
             self._desk.queue.put_back(self._node.name, out.held)
-            self._desk.queue.rewind(self._node.name)
+            self._rewind()
             raise
         if not left:
             self._desk.spool.filed([(out.filing.id, out.filing.target)])
             self._desk.queue.gone(self._node.name, out.held)
             return
         self._hold(out, left, why)
-        self._desk.queue.rewind(self._node.name)
+        self._rewind()
+
+    def _rewind(self) -> None:
+        """While the release goes on, what came back waits for its end: else it would be sent again and again."""
+        if self._closed:
+            self._desk.queue.rewind(self._node.name)
 
     async def _return(self, filing: Filing, replies: dict[str, Reply]) -> bool:
         """Whether the sender was told: its notice carries the header of the message, which is read again."""

@@ -86,6 +86,7 @@ def released(
     limits: Limits | None = None,
     notices: list[bytes] | None = None,
     sender: str = "friend@far.example",
+    seconds: float = 0.02,
     **options: Any,
 ) -> Running:
     """Fill, ETRN `times` times, one after the other; what happened. `notices`: what a relay takes, if there is one."""
@@ -101,7 +102,7 @@ def released(
                     await running.released(count)
                     await peer.close()
                     # What was tried is written down with the next transaction, a tenth of a second later.
-                    await asyncio.sleep(0.2 if count < times else 0.02)
+                    await asyncio.sleep(0.2 if count < times else seconds)
                 return running
 
     return asyncio.run(run())
@@ -316,6 +317,20 @@ def test_a_5yz_is_held_and_named_where_the_node_has_it_so(tmp_path: Path) -> Non
     running = released(tmp_path, smtp(rcpt=lambda rest: "550 5.1.1 no such user"), [MAIL], times=2)
     assert [(event.code, event.tries) for event in running.of("message.held")] == [(550, 1), (550, 2)]
     assert running.hub.queue.count("office.example") == 1
+
+
+@pytest.mark.parametrize("notices", [None, []], ids=["no relay", "a relay"])
+def test_s61_a_5yz_that_is_looked_into_is_not_sent_again_in_the_same_release(
+    tmp_path: Path, notices: list[bytes] | None
+) -> None:
+    heard: list[str] = []
+    talk = smtp(rcpt=lambda rest: "550 5.1.1 no such user", heard=heard)
+    mail = [b"Subject: %d\r\n\r\nx\r\n" % n for n in range(30)]
+    running = released(
+        tmp_path, talk, mail, max_connections=1, undeliverable=Undeliverable.BOUNCE, notices=notices, seconds=1
+    )
+    assert len([line for line in heard if line.startswith("RCPT")]) == 30
+    assert running.hub.queue.count("office.example") == (30 if notices is None else 0)
 
 
 def test_one_refused_message_does_not_stop_the_others(tmp_path: Path) -> None:

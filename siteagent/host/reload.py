@@ -42,7 +42,7 @@ class Reloader(Generic[_Configuration]):
     """Watches over the file of one program. On the loop's thread."""
 
     def __init__(self, program: Program[_Configuration], path: Path) -> None:
-        """Made before the program reads the file for the last time: a change behind that is seen."""
+        """The file as it is now counts as the one in force."""
         self._program = program
         self._path = path
         self._stamp = files.stamp(path)
